@@ -1,0 +1,70 @@
+"""What the tests share: a network and a data set small enough to train in a second, and the command line in-process."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("WANDB_MODE", "disabled")  # a test that looks at W&B asks for it
+os.environ.pop("HYDRA_FULL_ERROR", None)
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+from PIL import Image
+
+from vit_cnn import config, train
+from vit_cnn.errors import exit_with_code
+
+TINY = [
+    "data=digits", "data.max_images=160", "recipe.epochs=2", "recipe.batch_size=32", "trainer=cpu", "trainer.log_every=2",
+    "model.patch_size=8", "model.embed_dim=32", "model.hidden_dim=32", "model.num_heads=2", "model.num_layers=2",
+    "recipe.optimizer.lr=3e-3", "seed=3",
+]  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs in a folder of its own, with its own cache and W&B folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The checked config of a command line."""
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return config.check(compose("config", overrides=list(overrides)))
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str]]:
+    """Run ``python -m vit_cnn.train`` in this process: exit code and what it printed."""
+
+    def call(*overrides: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
+        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+        GlobalHydra.instance().clear()
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as end:
+            exit_with_code(train.run)
+        printed = capfd.readouterr()
+        return int(end.value.code or 0), printed.out + printed.err
+
+    return call
+
+
+@pytest.fixture
+def image_tree(tmp_path: Path) -> Path:
+    """A folder of real image files: two classes told apart by colour, 20 training and 6 test images each."""
+    generator = np.random.default_rng(0)
+    for split, images in (("train", 20), ("test", 6)):
+        for name, colour in (("blue sky", (40, 80, 200)), ("grün", (60, 160, 50))):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            for number in range(images):
+                pixels = np.clip(np.array(colour) + generator.normal(0, 30, (16, 16, 3)), 0, 255).astype(np.uint8)
+                Image.fromarray(pixels).save(folder / f"{number}.png")
+    return tmp_path / "images"

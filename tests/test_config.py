@@ -1,0 +1,162 @@
+"""Bad input gets one or two lines, the right exit code, and leaves nothing behind."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import hydra
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from conftest import TINY, composed
+from vit_cnn import config
+
+Command = Callable[..., tuple[int, str]]
+
+REFUSALS = {
+    "modle.x=1": "modle is not a key; there are model, data",
+    "model.width=1": "width is not a key; there are _target_, image_size",
+    "+model.width=1": "model.width is not a key; there are image_size",
+    "+recipe.optimizer.beta=1": "recipe.optimizer.beta is not a key; there are name, lr",
+    "model=vti": "model=vti: there is no such option, but there are cnn, vit",
+    "experiment=nothing": "experiment=nothing: there is no such option, but there are demo",
+    "recipe.epochs=two": "recipe.epochs: Value 'two' of type 'str' could not be converted to Integer",
+    "recipe.epochs=0": "recipe.epochs=0 must be at least 1",
+    "recipe.epochs=null": "recipe.epochs",
+    "recipe.optimizer.lr=nan": "recipe.optimizer.lr=nan must be above 0",
+    "recipe.optimizer.name=adam": "recipe.optimizer.name=adam must be one of adamw, sgd",
+    "recipe.schedule.warmup_epochs=300": "recipe.schedule.warmup_epochs=300 is longer than the run: at most recipe.epochs=180",
+    "recipe.schedule.milestones=[150,100]": "recipe.schedule.milestones=[150, 100] must be rising epochs",
+    "recipe.augment.crop_scale=[0.5,2]": "recipe.augment.crop_scale=[0.5, 2.0] must be",
+    "recipe.augment.crop_padding=32": "recipe.augment.crop_padding=32 must be below data.image_size=32",
+    "recipe.batch_size=5000": "recipe.batch_size=5000 is above the 1295 training images",
+    "model.patch_size=5": "patch_size=5 does not divide image_size=32",
+    "model.num_heads=7": "num_heads=7 does not divide embed_dim=256",
+    "model.dropout=1.5": "dropout=1.5 must be at least 0 and below 1",
+    "model.dropout=high": "model.dropout: Value 'high' of type 'str' could not be converted to Float",
+    "model._target_=nowhere.Net": "model._target_=nowhere.Net cannot be imported",
+    "model._target_=torch.nn.Identity": "model.image_size",
+    "data.num_classes=9": "data.num_classes=9, but Digits has 10 classes",
+    "data.val_fraction=1": "data.val_fraction=1.0 must be above 0 and below 1",
+    "data=folder": "data.root is missing",
+    "trainer.precision=double": "trainer.precision=double must be one of fp32, bf16, fp16, amp",
+    "trainer.device=tpu": "trainer.device=tpu must be cpu, cuda",
+    "seed=-1": "seed=-1 must be at least 0",
+    "recipe=null": "Config group override must be a string",
+    "epochs 5": "Error parsing override 'epochs 5'",
+}
+
+
+@pytest.mark.parametrize("override", REFUSALS)
+def test_bad_input_is_refused_in_a_line(override: str, command: Command) -> None:
+    data = [] if override.startswith("data=") else ["data=digits"]
+    code, printed = command(*data, "trainer=cpu", override)
+    assert code == 2, printed
+    assert REFUSALS[override] in printed
+    assert printed.startswith("error: ")
+    assert len(printed.strip().splitlines()) <= 2
+    assert list(Path().iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_gpu_without_cuda_is_refused(command: Command) -> None:
+    code, printed = command("data=digits", "trainer=gpu")
+    assert code == 2
+    assert "trainer.device=cuda" in printed
+    assert "use trainer=cpu" in printed
+
+
+def test_missing_data_says_what_to_do(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, printed = command("data=folder", "data.root=nowhere", "trainer=cpu")
+    assert code == 2
+    assert "data.root=nowhere: there is no folder nowhere/train; expected nowhere/{train,test}/<class>/*.jpg" in printed
+
+    import torchvision.datasets.cifar as cifar
+
+    def no_network(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(cifar, "download_and_extract_archive", no_network)
+    code, printed = command("data=cifar10", "data.root=archive", "trainer=cpu")
+    assert code == 2
+    for part in ("data.root=archive", "cifar-10-python.tar.gz", "no network", "data=digits", "data=folder data.root="):
+        assert part in printed
+    assert list(Path().iterdir()) == []
+
+
+def test_a_traceback_can_be_asked_for() -> None:
+    call = [sys.executable, "-m", "vit_cnn.train", "recipe.epochs=0", "hydra.run.dir=there"]
+    done = subprocess.run(call, capture_output=True, text=True, env={"HYDRA_FULL_ERROR": "1", "HOME": "."})
+    assert "Traceback" in done.stderr
+    done = subprocess.run(call, capture_output=True, text=True, env={"HOME": "."})
+    assert done.returncode == 2
+    assert done.stderr == "error: recipe.epochs=0 must be at least 1\n"
+    assert not Path("there").exists()
+
+
+def test_looking_at_the_config_does_not_import_torch() -> None:
+    code = "import sys, vit_cnn.train; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_a_notebook_can_compose() -> None:
+    with hydra.initialize_config_dir(str(config.CONF), version_base="1.3"):
+        cfg = hydra.compose("config", overrides=["data=cifar10", "model.patch_size=8"])
+    assert cfg.recipe.name == "deck"
+    assert instantiate(cfg.model)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+def test_defaults_are_the_decks() -> None:
+    cfg = composed("trainer=cpu")
+    assert (cfg.model._target_, cfg.data.name) == ("vit_cnn.models.ViT", "CIFAR-10")
+    assert (cfg.recipe.epochs, cfg.recipe.batch_size, cfg.recipe.optimizer.lr) == (180, 128, 3e-4)
+
+
+def test_the_trainer_is_chosen_without_raising(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert config.auto_trainer() == ("gpu" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(config.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
+    assert config.auto_trainer() == "cpu"
+
+
+def test_own_network_is_one_yaml(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The README's recipe: a module somewhere, a YAML in a folder of one's own."""
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n"
+        "class Linear(nn.Sequential):\n"
+        "    def __init__(self, *, image_size: int, num_channels: int, num_classes: int):\n"
+        "        super().__init__(nn.Flatten(), nn.Linear(num_channels * image_size**2, num_classes))\n"
+    )
+    (tmp_path / "own" / "model").mkdir(parents=True)
+    sizes = "".join(f"{key}: ${{data.{key}}}\n" for key in ("image_size", "num_channels", "num_classes"))
+    (tmp_path / "own" / "model" / "linear.yaml").write_text("_target_: mine.Linear\n" + sizes)
+    monkeypatch.syspath_prepend(tmp_path)
+    ours = [o for o in TINY if not o.startswith("model.")]
+    code, printed = command("hydra.searchpath=[file://own]", "model=linear", *ours, "hydra.run.dir=run")
+    assert code == 0, printed
+    assert "Linear" in printed
+    assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_network_of_the_wrong_shape_is_refused(command: Command) -> None:
+    code, printed = command("data=digits", "trainer=cpu", "model.num_classes=7")
+    assert code == 2
+    assert "[2, 7], not into logits [2, 10]" in printed
+
+
+def test_a_folder_that_holds_something_is_left_alone(command: Command, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("mine")
+    code, printed = command(*TINY, "hydra.run.dir=run")
+    assert code == 2
+    assert "hydra.run.dir=run is not empty" in printed.replace(f"{tmp_path}/", "")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["precious"]
+
+
+def test_config_job_answers_quickly_and_runs_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "vit_cnn.train", "--cfg", "job"], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert OmegaConf.create(done.stdout).model.patch_size == 4
+    assert list(Path().iterdir()) == []

@@ -1,0 +1,211 @@
+"""Data sets: the split, the statistics, folders of images with their cache and faults."""
+
+import json
+import pickle
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+from PIL import Image
+
+from conftest import composed
+from vit_cnn import folder as folder_module
+from vit_cnn.data import Dataset, Split, normalise, pixel_statistics, shuffled, stratified_split
+from vit_cnn.errors import Refused
+from vit_cnn.folder import common_image_size, decode_all, read_folder
+
+
+def load(*overrides: str) -> Dataset:
+    data: Dataset = instantiate(composed("trainer=cpu", *overrides).data)
+    return data
+
+
+def test_digits() -> None:
+    data = load("data=digits")
+    assert (len(data.train), len(data.val), len(data.test)) == (1295, 143, 359)
+    assert data.train.images.dtype == torch.uint8
+    assert data.train.images.shape[1:] == (3, 32, 32)
+    everything = torch.cat([data.train.indices, data.val.indices, data.test.indices])
+    assert everything.sort().values.tolist() == list(range(1797))
+
+
+def test_the_split_is_stratified_and_always_the_same() -> None:
+    labels = torch.arange(10).repeat_interleave(5000)[torch.randperm(50_000, generator=torch.Generator().manual_seed(1))]
+    train, val = stratified_split(labels, fraction=0.1)
+    assert (len(train), len(val)) == (45_000, 5_000)
+    assert torch.bincount(labels[val]).tolist() == [500] * 10
+    assert torch.equal(torch.cat([train, val]).sort().values, torch.arange(50_000))
+    torch.manual_seed(99)
+    np.random.seed(99)
+    assert torch.equal(stratified_split(labels, fraction=0.1)[1], val)
+    a, b = load("data=digits", "seed=0", "model=cnn"), load("data=digits", "seed=5", "model=vit")
+    assert a.fingerprint == b.fingerprint
+    assert torch.equal(a.val.indices, b.val.indices)
+    assert load("data=digits", "data.val_fraction=0.2").fingerprint != a.fingerprint
+
+
+def test_statistics_come_from_the_training_split() -> None:
+    data = load("data=digits")
+    pixels = data.train.images.double() / 255
+    torch.testing.assert_close(data.mean.double(), pixels.mean(dim=(0, 2, 3)), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(data.std.double(), pixels.std(dim=(0, 2, 3), correction=0), rtol=1e-6, atol=1e-6)
+    normal = normalise(data.train.images, data.mean, data.std)
+    assert normal.mean().abs() < 1e-4
+    assert (normal.std() - 1).abs() < 1e-3
+    _, std = pixel_statistics(torch.full((3, 1, 4, 4), 7, dtype=torch.uint8))
+    assert std > 0  # a constant channel can be divided by
+
+
+def test_max_images_shrinks_every_split_class_by_class() -> None:
+    data = load("data=digits", "data.max_images=100")
+    assert (len(data.train), len(data.val), len(data.test)) == (100, 100, 100)
+    assert torch.bincount(data.train.labels).min() >= 9
+
+
+def test_batches_drop_the_rest_and_go_on_where_they_stopped() -> None:
+    split = Split(torch.zeros(103, 1, 1, 1, dtype=torch.uint8), torch.zeros(103, dtype=torch.long), torch.arange(103))
+    whole = list(shuffled(split, batch_size=10, seed=1, epoch=4, first=0))
+    assert [batch for batch, _ in whole] == list(range(10))
+    assert len(torch.cat([chosen for _, chosen in whole]).unique()) == 100
+    rest = list(shuffled(split, batch_size=10, seed=1, epoch=4, first=7))
+    assert all(torch.equal(a[1], b[1]) for a, b in zip(whole[7:], rest, strict=True))
+    other = list(shuffled(split, batch_size=10, seed=1, epoch=5, first=0))
+    assert not torch.equal(whole[0][1], other[0][1])
+
+
+def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small archive in CIFAR-10's own layout, with checksums that fit."""
+    from torchvision.datasets import CIFAR10
+    from torchvision.datasets.utils import calculate_md5
+
+    base = root / CIFAR10.base_folder
+    base.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+    for name in [entry[0] for entry in CIFAR10.train_list + CIFAR10.test_list]:
+        batch = {"data": generator.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": list(range(10)) * 2}
+        (base / name).write_bytes(pickle.dumps(batch))
+    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
+    for attribute in ("train_list", "test_list"):
+        entries = [[name, calculate_md5(base / name)] for name, _ in getattr(CIFAR10, attribute)]
+        monkeypatch.setattr(CIFAR10, attribute, entries)
+    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": calculate_md5(base / "batches.meta")})
+    with tarfile.open(root / CIFAR10.filename, "w:gz") as archive:
+        archive.add(base, arcname=CIFAR10.base_folder)
+
+
+def test_cifar10_reads_torchvisions_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_cifar(tmp_path / "archive", monkeypatch)
+    data = load("data=cifar10", "data.root=archive")
+    assert (len(data.train), len(data.val), len(data.test)) == (90, 10, 20)
+    assert data.train.images.shape == (90, 3, 32, 32)
+    raw = pickle.loads((tmp_path / "archive/cifar-10-batches-py/test_batch").read_bytes())["data"]
+    assert torch.equal(data.test.images[3].flatten(), torch.from_numpy(raw[3]))
+
+
+def test_a_damaged_cifar10_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torchvision.datasets import cifar
+
+    write_cifar(tmp_path / "archive", monkeypatch)
+    (tmp_path / "archive/cifar-10-batches-py/data_batch_2").write_bytes(b"damaged")
+    monkeypatch.setattr(cifar, "download_and_extract_archive", lambda *_, **__: None)
+    with pytest.raises(Exception, match=r"data\.root=archive: CIFAR-10 is not there whole.*corrupted"):
+        load("data=cifar10", "data.root=archive")
+
+
+def test_folder(image_tree: Path) -> None:
+    data = load("data=folder", f"data.root={image_tree}")
+    assert data.name == "images"
+    assert data.classes == ["blue sky", "grün"]
+    assert (len(data.train), len(data.val), len(data.test)) == (36, 4, 12)
+    assert data.train.images.shape == (36, 3, 16, 16)  # the size of the files
+    with Image.open(image_tree / "test" / "grün" / "0.png") as image:
+        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
+    position = (data.test.labels == 1).nonzero()[0, 0]
+    assert torch.equal(data.test.images[position], pixels)
+    assert load("data=folder", f"data.root={image_tree}", "data.image_size=24").train.images.shape[1:] == (3, 24, 24)
+    assert load("data=folder", f"data.root={image_tree}", "data.num_channels=1").train.images.shape[1:] == (1, 16, 16)
+
+
+def test_oblong_images_need_a_size(image_tree: Path) -> None:
+    Image.new("RGB", (20, 10)).save(image_tree / "train" / "grün" / "0.png")
+    with pytest.raises(Refused, match=r"data\.image_size has to be given.*16×16, 20×10.*data\.image_size=32"):
+        common_image_size(image_tree)
+
+
+def read(root: Path, cache: Path) -> tuple[dict[str, np.ndarray], str]:
+    return read_folder(root, image_size=16, num_channels=3, cache=cache)
+
+
+def test_the_cache_is_used_until_a_file_changes(
+    image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+
+    def counting(paths: list[Path], **sizes: int) -> tuple[np.ndarray, list[bytes]]:
+        decoded.append(len(paths))
+        return decode_all(paths, **sizes)
+
+    monkeypatch.setattr(folder_module, "decode_all", counting)
+    first, fingerprint = read(image_tree, tmp_path / "c")
+    again, same = read(image_tree, tmp_path / "c")
+    assert decoded == [40, 12]
+    assert same == fingerprint
+    assert all(np.array_equal(first[key], again[key]) for key in first)
+
+    Image.new("RGB", (16, 16)).save(image_tree / "train" / "grün" / "3.png")
+    _, changed = read(image_tree, tmp_path / "c")
+    assert len(decoded) == 4
+    assert changed != fingerprint
+    (image_tree / "test" / "grün" / "0.png").rename(image_tree / "test" / "grün" / "zero.png")
+    assert read(image_tree, tmp_path / "c")[1] not in (fingerprint, changed)
+    assert len(decoded) == 6
+
+
+def test_a_damaged_cache_is_made_anew(image_tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first, _ = read(image_tree, tmp_path / "c")
+    (cached,) = (tmp_path / "c").iterdir()
+    content = bytearray(cached.read_bytes())
+    content[2000] ^= 255
+    cached.write_bytes(content)
+    again, _ = read(image_tree, tmp_path / "c")
+    assert "is damaged" in caplog.text
+    assert np.array_equal(first["train_images"], again["train_images"])
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_else(
+    image_tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "c").write_text("a file where a folder should be")
+    arrays, _ = read(image_tree, tmp_path / "c")
+    assert len(arrays["train_images"]) == 40
+    assert "data.cache" in caplog.text
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image", "truncated"], ids=["empty", "text", "truncated"])
+def test_an_unreadable_image_is_named(image_tree: Path, tmp_path: Path, content: bytes | str) -> None:
+    victim = image_tree / "train" / "grün" / "7.png"
+    victim.write_bytes(victim.read_bytes()[:300] if isinstance(content, str) else content)
+    with pytest.raises(Refused, match=r"data\.root: .*grün/7\.png cannot be read as an image"):
+        read(image_tree, tmp_path / "c")
+    assert not (tmp_path / "c").exists()  # no half-written cache
+
+
+def test_trees_that_cannot_be_used_are_refused(image_tree: Path, tmp_path: Path) -> None:
+    (image_tree / "train" / "empty").mkdir()
+    with pytest.raises(Refused, match=r"class 'empty' is in train but not in test"):
+        read(image_tree, tmp_path / "c")
+    (image_tree / "test" / "empty").mkdir()
+    with pytest.raises(Refused, match=r"class folder .*train/empty holds no images"):
+        read(image_tree, tmp_path / "c")
+    with pytest.raises(Refused, match=r"holds no class folders"):
+        (tmp_path / "bare" / "train").mkdir(parents=True)
+        read(tmp_path / "bare", tmp_path / "c")
+
+
+def test_describe_can_be_written_as_json() -> None:
+    described = json.loads(json.dumps(load("data=digits").describe()))
+    assert described["train"] == 1295
+    assert len(described["fingerprint"]) == 16

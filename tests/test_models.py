@@ -1,0 +1,159 @@
+"""The networks: sizes to the parameter, the same numbers as plain modules, gradients everywhere, dropout's distribution."""
+
+import pytest
+import torch
+from einops import rearrange
+from hydra.utils import instantiate
+from torch import Tensor, nn
+
+from conftest import composed
+from vit_cnn.models import CNN, ViT
+from vit_cnn.models.dropout import Dropout
+from vit_cnn.summary import count, flops_per_image, layers_of, size_table
+
+VIT = dict(image_size=32, num_channels=3, num_classes=10, patch_size=4, embed_dim=256, hidden_dim=512, num_heads=8,
+           num_layers=6, dropout=0.2, embedding_std=1.0)  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "params", "megabytes", "flops"), [
+    ("vit", 3_195_146, "12.781 MB", 0.436e9),
+    ("cnn", 5_852_234, "23.409 MB", 0.275e9),
+])  # fmt: skip
+def test_size_is_the_decks(name: str, params: int, megabytes: str, flops: float) -> None:
+    model = instantiate(composed(f"model={name}", "data=cifar10").model)
+    assert count(model) == params
+    assert megabytes in str(size_table(model, torch.zeros(2, 3, 32, 32)).caption)
+    assert flops_per_image(model, torch.zeros(1, 3, 32, 32)) == pytest.approx(flops, rel=0.01)
+    network = layers_of(model, torch.zeros(128, 3, 32, 32))[0]
+    assert (network.in_sizes, network.out_sizes) == ([128, 3, 32, 32], [128, 10])
+
+
+def test_every_layer_of_the_cnn_can_be_listed() -> None:
+    layers = layers_of(CNN(image_size=32, num_channels=3, num_classes=10), torch.zeros(1, 3, 32, 32), every_layer=True)
+    kinds = [layer.kind for layer in layers]
+    assert kinds.count("Conv2d") == 6
+    assert kinds.count("Linear") == 3
+    assert kinds.count("BatchNorm2d") == 3
+    assert sum(layer.params for layer in layers[1:]) == layers[0].params
+
+
+@pytest.mark.parametrize("model", [
+    ViT(**{**VIT, "num_layers": 2}), CNN(image_size=32, num_channels=3, num_classes=10)
+], ids=["vit", "cnn"])  # fmt: skip
+def test_gradients_reach_every_parameter(model: nn.Module) -> None:
+    model.train()(torch.randn(4, 3, 32, 32)).square().mean().backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        # A key's bias shifts all attention scores of a query alike, so that softmax cancels the first half of to_kv.bias.
+        assert parameter.grad.abs().sum() > 0, name
+
+
+class ReferenceBlock(nn.Module):
+    """The same block from PyTorch's own attention, with the weights of ours."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        ours = block.attention
+        self.block = block
+        self.attention = nn.MultiheadAttention(256, 8, batch_first=True)
+        self.attention.in_proj_weight.data = torch.cat([ours.to_q.weight, ours.to_kv.weight]).data
+        self.attention.in_proj_bias.data = torch.cat([ours.to_q.bias, ours.to_kv.bias]).data
+        self.attention.out_proj = ours.project
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        normed = self.block.norm1(tokens)
+        mixed, weights = self.attention(normed, normed, normed, average_attn_weights=False)
+        tokens = tokens + mixed
+        return tokens + self.block.mlp(self.block.norm2(tokens)), weights
+
+
+def reference_logits(vit: ViT, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The whole ViT in plain modules: patches by unfold, all tokens through every block."""
+    patches = rearrange(nn.functional.unfold(images, 4, stride=4), "b p n -> b n p")
+    tokens = torch.cat([vit.cls_token.expand(len(images), 1, -1), vit.embed_patches(patches)], dim=1) + vit.positions
+    maps = []
+    for block in vit.blocks:
+        tokens, weights = ReferenceBlock(block)(tokens)
+        maps.append(weights)
+    return vit.head(vit.norm(tokens)[:, 0]), torch.stack(maps, dim=1)
+
+
+def test_vit_gives_the_logits_gradients_and_maps_of_plain_modules() -> None:
+    torch.manual_seed(0)
+    vit, images = ViT(**{**VIT, "num_layers": 3}).eval(), torch.randn(5, 3, 32, 32)
+    logits, (wanted, maps) = vit(images), reference_logits(vit, images)
+    torch.testing.assert_close(logits, wanted)
+    torch.testing.assert_close(vit.attention_maps(images), maps)
+    torch.testing.assert_close(maps.sum(dim=-1), torch.ones(5, 3, 8, 65))
+    # to_q and to_kv are copied into the reference; every other parameter is shared and must get the same gradient.
+    shared = {name: p for name, p in vit.named_parameters() if ".to_" not in name}
+    ours = torch.autograd.grad(logits.square().sum(), list(shared.values()))
+    theirs = torch.autograd.grad(wanted.square().sum(), list(shared.values()))
+    for name, a, b in zip(shared, ours, theirs, strict=True):
+        torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}", rtol=1e-4, atol=1e-4)
+
+
+def test_patches_are_cut_row_by_row() -> None:
+    vit = ViT(**{**VIT, "embed_dim": 48, "num_layers": 1, "embedding_std": 0.0}).eval()
+    vit.embed_patches.weight.data, vit.embed_patches.bias.data = torch.eye(48), torch.zeros(48)
+    images = torch.randn(2, 3, 32, 32)
+    tokens = vit.embed(images)
+    assert tokens.shape == (2, 65, 48)
+    row, column = 3, 5
+    patch = images[1, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4]
+    torch.testing.assert_close(tokens[1, 1 + 8 * row + column], patch.flatten())
+
+
+def test_dropout_sits_where_the_deck_has_it() -> None:
+    torch.manual_seed(0)
+    vit, images = ViT(**{**VIT, "num_layers": 1}), torch.randn(2, 3, 32, 32)
+    sites = [name for name, module in vit.named_modules() if isinstance(module, Dropout)]
+    assert sites == ["dropout", "blocks.0.attention.dropout", "blocks.0.mlp.2", "blocks.0.mlp.4"]
+    calm = vit.eval()(images)
+    assert torch.equal(calm, vit(images))
+    vit.train()
+    for site in sites:  # each of them alone changes the logits
+        for name in sites:
+            vit.get_submodule(name).train(name == site)
+        assert not torch.equal(calm, vit(images)), site
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.2, 0.5])
+def test_dropout_keeps_rate_and_mean(rate: float) -> None:
+    torch.manual_seed(0)
+    x = torch.ones(2000, 1001, requires_grad=True)  # not a multiple of the four masks that share one random word
+    dropout = Dropout(rate)
+    y = dropout(x)
+    assert (y == 0).double().mean().item() == pytest.approx(rate, abs=1e-3)
+    assert y.double().mean().item() == pytest.approx(1, abs=2e-3)
+    assert (y.detach() == 0).double().mean(dim=0).std() < 0.02  # no column is dropped more than others
+    y.sum().backward()
+    assert torch.equal(x.grad, y.detach())  # the same mask and scale on the way back
+    assert not torch.equal(dropout(x), y)
+    torch.manual_seed(0)
+    assert torch.equal(dropout(x), y)
+    assert torch.equal(dropout.eval()(x), x)
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"patch_size": 5}, "patch_size=5 does not divide image_size=32"),
+    ({"num_heads": 7}, "num_heads=7 does not divide embed_dim=256"),
+    ({"dropout": 1.0}, "dropout=1.0 must be at least 0 and below 1"),
+    ({"num_layers": 0}, "num_layers=0 must be at least 1"),
+])  # fmt: skip
+def test_vit_refuses_sizes_that_do_not_fit(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ViT(**{**VIT, **change})
+
+
+def test_cnn_refuses_sizes_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="image_size=30 must be a multiple of 8"):
+        CNN(image_size=30, num_channels=3, num_classes=10)
+
+
+@pytest.mark.parametrize(("size", "channels", "classes"), [(16, 1, 2), (64, 3, 100)])
+@pytest.mark.parametrize("name", ["vit", "cnn"])
+def test_sizes_flow_from_data_to_model(name: str, size: int, channels: int, classes: int) -> None:
+    cfg = composed(f"model={name}", "data=digits", f"data.image_size={size}", f"data.num_channels={channels}",
+                   f"data.num_classes={classes}")  # fmt: skip
+    assert instantiate(cfg.model).eval()(torch.zeros(2, channels, size, size)).shape == (2, classes)

@@ -1,0 +1,21 @@
+"""Finished runs side by side: ``python -m vit_cnn.compare runs/a runs/b``."""
+
+import argparse
+from pathlib import Path
+
+from vit_cnn.checkpoint import read_json
+from vit_cnn.display import print_results
+from vit_cnn.errors import Refused, exit_with_code
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m vit_cnn.compare", description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder with a result.json")
+    runs = parser.parse_args().runs
+    if unfinished := [run for run in runs if not (run / "result.json").is_file()]:
+        raise Refused(f"{unfinished[0]} has no result.json: not a run folder, or a run that has not finished")
+    print_results([read_json(run / "result.json") for run in runs])
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

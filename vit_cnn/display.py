@@ -1,0 +1,115 @@
+"""What a person sees in the terminal. Imports neither torch nor the config, so that every module can use it."""
+
+import logging
+import time
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+console = Console()
+if not console.is_terminal:
+    console.width = max(console.width, 120)  # a file has no edge
+log = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 30  # off a terminal: often enough to see that it lives, seldom enough for a file
+
+
+def share_console_with_logging() -> None:
+    """On a terminal, let log lines and the progress bar write through one console, so that neither tears the other."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if console.is_terminal and type(handler) is logging.StreamHandler:
+            root.removeHandler(handler)
+            root.addHandler(RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S"))
+
+
+class RunDisplay:
+    """Progress of one training run: a live bar on a terminal, a line now and then elsewhere.
+
+    Args:
+        total_steps: steps of the whole run.
+        steps_per_epoch: steps of an epoch.
+        epochs: epochs of the whole run.
+        step: steps done already, after a resume.
+    """
+
+    def __init__(self, *, total_steps: int, steps_per_epoch: int, epochs: int, step: int) -> None:
+        self.steps_per_epoch = steps_per_epoch
+        self.epochs = epochs
+        self.total_steps = total_steps
+        self.last_line = time.monotonic()
+        self.bar = Progress(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[train]}"),
+            TextColumn("{task.fields[val]}"),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=console,
+            disable=not console.is_terminal,
+            speed_estimate_period=300,
+        )
+        self.task = self.bar.add_task("train", total=total_steps, completed=step, epoch=0, epochs=epochs, train="", val="")
+        self.bar.start()
+
+    def step(self, step: int) -> None:
+        epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)
+        self.bar.update(self.task, completed=step, epoch=epoch)
+
+    def train_metrics(self, step: int, metrics: dict[str, Any]) -> None:
+        text = (
+            f"loss {metrics['train/loss']:.3f}  acc {metrics['train/acc']:.1%}  lr {metrics['lr']:.1e}  "
+            f"{metrics['images_per_second']:,.0f} images/s"
+        )
+        self.bar.update(self.task, train=text)
+        if not console.is_terminal and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            log.info("step %d/%d  %s", step, self.total_steps, text)
+
+    def val_metrics(self, epoch: float, metrics: dict[str, Any], *, is_best: bool) -> None:
+        self.bar.update(self.task, val=f"val {metrics['val/acc']:.1%}")
+        self.last_line = time.monotonic()
+        log.info(
+            "epoch %g/%d: validation accuracy %.2f %%, loss %.4f%s",
+            epoch, self.epochs, 100 * metrics["val/acc"], metrics["val/loss"], "  (best so far)" if is_best else "",
+        )
+
+    def close(self) -> None:
+        self.bar.stop()
+
+
+def print_results(results: list[dict[str, Any]]) -> None:
+    """Finished runs side by side, a column each, from their ``result.json``."""
+    rows = {
+        "data": [result["data"]["name"] for result in results],
+        "parameters": [f"{result['params']:,}" for result in results],
+        "size in fp32": [f"{result['params'] * 4 / 1e6:.3f} MB" for result in results],
+        "epochs": [f"{result['epochs']:g}, best {result['best_epoch']:g}" for result in results],
+        "train accuracy": [f"{result['train/acc']:.2%}" for result in results],
+        "validation accuracy": [f"{result['val/acc']:.2%}" for result in results],
+        "test accuracy": [f"{result['test/acc']:.2%}" for result in results],
+        "train loss": [f"{result['train/loss']:.4f}" for result in results],
+        "validation loss": [f"{result['val/loss']:.4f}" for result in results],
+        "test loss": [f"{result['test/loss']:.4f}" for result in results],
+        "training speed": [f"{result['images_per_second']:,.0f} images/s" for result in results],
+        "training time": [duration(result["seconds_train"]) for result in results],
+    }
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
+    table.caption = "Best epoch by validation accuracy. The test images were looked at once, at the end."
+    table.add_column("")
+    for result in results:
+        table.add_column(result["model"], justify="right")
+    for name, cells in rows.items():
+        table.add_row(name, *cells, end_section=name in ("epochs", "test accuracy", "test loss"))
+    console.print(table)
+
+
+def duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

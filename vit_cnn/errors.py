@@ -1,0 +1,86 @@
+"""What can end a run early, and what the user reads then: one or two lines and an exit code, no traceback."""
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+
+from hydra.errors import ConfigCompositionException, MissingConfigException
+from omegaconf.errors import ConfigKeyError
+
+FINISHED = 0
+FAILED = 1
+REFUSED = 2  # a bad command, config or data set; nothing was started
+STOPPED = 3  # and can be resumed
+
+
+class Refused(Exception):
+    """The command, the config or the data cannot be used; the message names the key and says what is allowed."""
+
+
+class Failed(Exception):
+    """The run broke off; the message says where, and what is kept."""
+
+
+class Stopped(Exception):
+    """The run was asked to stop and can be resumed."""
+
+
+def exit_with_code(main: Callable[[], object]) -> None:
+    """Run ``main`` and exit with the code of its end; an expected error is told in a line.
+
+    ``HYDRA_FULL_ERROR=1`` brings the traceback back.
+    """
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them its own way
+    try:
+        main()
+    except (Exception, KeyboardInterrupt) as error:
+        if wants_traceback or not is_expected(error):
+            raise
+        sys.exit(tell(error))
+    sys.exit(FINISHED)
+
+
+def tell(error: BaseException) -> int:
+    """Print an expected error for the user and return the exit code."""
+    code = {KeyboardInterrupt: FAILED, Failed: FAILED, Stopped: STOPPED}.get(type(error), REFUSED)
+    print(one_line(error) if code == STOPPED else f"error: {one_line(error)}", file=sys.stderr)
+    return code
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the message says it all: our own errors, Ctrl-C, and whatever Hydra's reading of a command raises."""
+    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt)):
+        return True
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    raised_in = trace.tb_frame.f_globals.get("__name__", "") if trace else ""
+    return raised_in.split(".")[0] in ("hydra", "omegaconf")
+
+
+def one_line(error: BaseException) -> str:
+    """The message for a person: ours as it is, Hydra's and OmegaConf's without search paths and object dumps."""
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted before the first training step; nothing to resume"
+    for cause in causes(error):  # ours may be wrapped, when a resolver or a constructor raised it
+        if isinstance(cause, (Refused, Failed, Stopped)):
+            return str(cause)
+        if isinstance(cause, MissingConfigException) and cause.options is not None:
+            group, _, choice = (cause.missing_cfg_file or "").rpartition("/")
+            return f"{group}={choice}: there is no such option, but there are {', '.join(sorted(cause.options))}"
+    cause = error.__cause__
+    if isinstance(error, ConfigCompositionException) and isinstance(cause, ConfigKeyError) and cause.parent_node is not None:
+        return f"{cause.full_key} is not a key; there are {', '.join(map(str, cause.parent_node))}"
+    if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
+        return f"{missing[1]} is missing: give it on the command line, {missing[1]}=…"
+    text = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,151 @@
+"""The Vision Transformer: an image is a sequence of patches.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, https://arxiv.org/abs/2010.11929, in the small
+pre-norm form for 32×32 images.
+
+Axes: ``b`` batch, ``c`` channels, ``h w`` patch grid, ``n`` tokens (CLS first, then h·w patches), ``d`` width,
+``p1 p2`` pixels in a patch, ``heads`` attention heads.
+"""
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from vit_cnn.models.dropout import Dropout
+
+
+class Attention(nn.Module):
+    """Multi-head attention from ``queries`` to ``tokens``.
+
+    Shape: queries [b, q, d], tokens [b, n, d] → mixed tokens [b, q, d] and attention weights [b, heads, q, n]; a row
+    holds what one query looks at and sums to 1 (before dropout).
+    """
+
+    def __init__(self, *, embed_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.to_q = nn.Linear(embed_dim, embed_dim)
+        self.to_kv = nn.Linear(embed_dim, 2 * embed_dim)
+        self.dropout = Dropout(dropout)
+        self.project = nn.Linear(embed_dim, embed_dim)
+
+    def forward(self, queries: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        q = rearrange(self.to_q(queries), "b q (heads d) -> b heads q d", heads=self.num_heads)
+        k, v = rearrange(self.to_kv(tokens), "b n (kv heads d) -> kv b heads n d", kv=2, heads=self.num_heads)
+        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+        mixed = rearrange(self.dropout(weights) @ v, "b heads q d -> b q (heads d)")
+        return self.project(mixed), weights
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: tokens talk to each other (attention), then each thinks for itself (MLP).
+
+    ``cls_only`` computes the CLS token alone: in the last block nothing else reaches the head, and the same logits
+    cost an eighth fewer operations.
+
+    Shape: [b, n, d] → tokens [b, n, d] and attention weights [b, heads, n, n]; with ``cls_only`` [b, 1, d] and
+    [b, heads, 1, n].
+    """
+
+    def __init__(self, *, embed_dim: int, hidden_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.attention = Attention(embed_dim=embed_dim, num_heads=num_heads, dropout=dropout)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(embed_dim, hidden_dim),
+            nn.GELU(),
+            Dropout(dropout),
+            nn.Linear(hidden_dim, embed_dim),
+            Dropout(dropout),
+        )
+
+    def forward(self, tokens: Tensor, *, cls_only: bool = False) -> tuple[Tensor, Tensor]:
+        wanted = slice(0, 1) if cls_only else slice(None)
+        normed = self.norm1(tokens)
+        mixed, weights = self.attention(normed[:, wanted], normed)
+        tokens = tokens[:, wanted] + mixed
+        return tokens + self.mlp(self.norm2(tokens)), weights
+
+
+class ViT(nn.Module):
+    """Vision Transformer that classifies small square images.
+
+    Args:
+        image_size: side of the images in pixels.
+        num_channels: channels of the images.
+        num_classes: number of logits.
+        patch_size: side of a patch in pixels; divides ``image_size``.
+        embed_dim: width ``d`` of a token; a multiple of ``num_heads``.
+        hidden_dim: width of the MLP's hidden layer.
+        num_heads: attention heads in each block.
+        num_layers: transformer blocks.
+        dropout: rate after the embeddings, on the attention weights and after both MLP layers.
+        embedding_std: standard deviation of the CLS token and the positions at the start.
+
+    Shape: images [b, num_channels, image_size, image_size] → logits [b, num_classes].
+
+    Raises:
+        ValueError: a size is not positive or does not divide the one it has to divide.
+    """
+
+    def __init__(
+        self,
+        *,
+        image_size: int,
+        num_channels: int,
+        num_classes: int,
+        patch_size: int,
+        embed_dim: int,
+        hidden_dim: int,
+        num_heads: int,
+        num_layers: int,
+        dropout: float,
+        embedding_std: float,
+    ) -> None:
+        super().__init__()
+        sizes = dict(patch_size=patch_size, embed_dim=embed_dim, hidden_dim=hidden_dim, num_heads=num_heads)
+        for name, size in {**sizes, "num_layers": num_layers}.items():
+            if size < 1:
+                raise ValueError(f"{name}={size} must be at least 1")
+        if image_size % patch_size:
+            raise ValueError(f"patch_size={patch_size} does not divide image_size={image_size}")
+        if embed_dim % num_heads:
+            raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
+        if not embedding_std >= 0:
+            raise ValueError(f"embedding_std={embedding_std} must be at least 0")
+
+        self.patch_size = patch_size
+        num_patches = (image_size // patch_size) ** 2
+        self.embed_patches = nn.Linear(num_channels * patch_size**2, embed_dim)
+        self.cls_token = nn.Parameter(embedding_std * torch.randn(embed_dim))
+        self.positions = nn.Parameter(embedding_std * torch.randn(1 + num_patches, embed_dim))
+        self.dropout = Dropout(dropout)
+        self.blocks = nn.ModuleList(
+            Block(embed_dim=embed_dim, hidden_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
+            for _ in range(num_layers)
+        )
+        self.norm = nn.LayerNorm(embed_dim)
+        self.head = nn.Linear(embed_dim, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images)
+        for layer, block in enumerate(self.blocks, start=1):
+            tokens, _ = block(tokens, cls_only=layer == len(self.blocks))
+        return self.head(self.norm(tokens[:, 0]))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Cut images [b, c, h·p1, w·p2] into patches and embed them: tokens [b, n, d], CLS first."""
+        patches = rearrange(
+            images, "b c (h p1) (w p2) -> b (h w) (c p1 p2)", p1=self.patch_size, p2=self.patch_size
+        )
+        cls = repeat(self.cls_token, "d -> b 1 d", b=len(images))
+        return self.dropout(torch.cat([cls, self.embed_patches(patches)], dim=1) + self.positions)
+
+    def attention_maps(self, images: Tensor) -> Tensor:
+        """Attention weights of every block for images [b, c, h·p1, w·p2]: [b, num_layers, heads, n, n]."""
+        tokens, maps = self.embed(images), []
+        for block in self.blocks:
+            tokens, weights = block(tokens)
+            maps.append(weights)
+        return torch.stack(maps, dim=1)

@@ -1,0 +1,84 @@
+"""How large a network is: the size table of a training start, parameters and floating-point operations."""
+
+import dataclasses
+
+import torch
+from rich import box
+from rich.table import Table
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One row of the size table; sizes are shapes of the tensors that went in and came out."""
+
+    name: str
+    kind: str
+    params: int
+    in_sizes: list[int]
+    out_sizes: list[int]
+
+
+def layers_of(model: nn.Module, images: Tensor, *, every_layer: bool = False) -> list[Layer]:
+    """The network and its parts (or, with ``every_layer``, every layer) as they see ``images`` [b, c, h, w]."""
+    sizes: dict[str, tuple[list[int], list[int]]] = {}
+    chosen = {"": model}
+    for name, module in model.named_modules():
+        is_layer = not list(module.children()) if every_layer else name and "." not in name
+        if is_layer:
+            chosen[name] = module
+
+    def record(name: str):  # type: ignore[no-untyped-def]
+        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
+            result = output[0] if isinstance(output, tuple) else output
+            sizes[name] = (list(inputs[0].shape), list(result.shape))
+
+        return hook
+
+    hooks = [module.register_forward_hook(record(name)) for name, module in chosen.items()]
+    was_training = model.training
+    with torch.no_grad():
+        model.eval()(images)
+    model.train(was_training)
+    for hook in hooks:
+        hook.remove()
+    return [
+        Layer(name or "network", type(module).__name__, count(module), *sizes.get(name, ([], [])))
+        for name, module in chosen.items()
+    ]
+
+
+def count(model: nn.Module, *, trainable_only: bool = False) -> int:
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
+
+
+def size_table(model: nn.Module, images: Tensor, *, every_layer: bool = False) -> Table:
+    """Names, types, parameters and sizes, with the totals below."""
+    total, trainable = count(model), count(model, trainable_only=True)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left", caption=(
+        f"{trainable:,} trainable + {total - trainable:,} non-trainable = {total:,} parameters, {total * 4 / 1e6:.3f} MB in fp32"
+    ))
+    for heading in ("name", "type"):
+        table.add_column(heading)
+    for heading in ("parameters", "in sizes", "out sizes"):
+        table.add_column(heading, justify="right")
+    for layer in layers_of(model, images, every_layer=every_layer):
+        sizes = [str(shape) if shape else "–" for shape in (layer.in_sizes, layer.out_sizes)]
+        table.add_row(layer.name, layer.kind, f"{layer.params:,}" if layer.params else "–", *sizes)
+    return table
+
+
+def flops_per_image(model: nn.Module, image: Tensor) -> int:
+    """Floating-point operations of one forward pass of one image [1, c, h, w], 2 × multiply-adds.
+
+    Counts matrix products and convolutions of the whole network: a ViT's last block with all its tokens, though the
+    forward pass skips those that do not reach the head.
+    """
+    was_training = model.training
+    model.eval()
+    forward = getattr(model, "attention_maps", model)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        forward(image)
+    model.train(was_training)
+    return counter.get_total_flops()

@@ -1,0 +1,64 @@
+"""Train a network: ``python -m vit_cnn.train model=vit data=cifar10``.
+
+Composes the config, checks it, and hands it to the loop in ``vit_cnn/loop.py``. Exit codes: ``vit_cnn/errors.py``.
+"""
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from vit_cnn import config
+from vit_cnn.errors import Failed, Refused, Stopped, exit_with_code, tell
+
+
+@hydra.main(config_path=str(config.CONF), config_name="config", version_base="1.3")
+def run(composed: DictConfig) -> None:
+    """Train once, in the folder that Hydra has made."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    try:
+        cfg = config.check(resumed(run_dir, composed) if composed.resume else fresh(run_dir, composed))
+
+        from vit_cnn.loop import train  # imports torch, which takes seconds
+
+        train(cfg, run_dir)
+    except (Refused, Failed, Stopped) as error:
+        # Hydra would print its own line before ours. In a sweep it is told of a failure, and goes on with the next job.
+        if HydraConfig.get().mode == RunMode.RUN or isinstance(error, Stopped):
+            sys.exit(tell(error))
+        raise
+    finally:
+        remove_if_empty(run_dir)
+
+
+def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:
+    if any(run_dir.iterdir()):
+        raise Refused(f"hydra.run.dir={run_dir} is not empty: choose another folder, or go on with resume={run_dir}")
+    return composed
+
+
+def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
+    """The config that the run was started with, and from this command line only the trainer and the epochs."""
+    saved = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    for override in HydraConfig.get().overrides.task:
+        key = override.split("=")[0].lstrip("+~")
+        if key.split(".")[0] == "trainer" or key == "recipe.epochs":
+            OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
+        elif key != "resume":
+            raise Refused(f"{override} cannot change in a resumed run: only trainer and recipe.epochs may be given beside resume")
+    return saved
+
+
+def remove_if_empty(run_dir: Path) -> None:
+    """Remove the folder of a run that never began, and ``runs/<name>`` around it if it holds nothing else."""
+    for folder in (run_dir, run_dir.parent):
+        if (folder == run_dir or folder.parent.name == "runs") and not any(folder.iterdir()):
+            folder.rmdir()
+
+
+if __name__ == "__main__":
+    exit_with_code(run)
