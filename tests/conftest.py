@@ -19,7 +19,7 @@ from vit_cnn import config, train
 from vit_cnn.errors import exit_with_code
 
 TINY = [
-    "data=digits", "data.max_images=160", "recipe.epochs=2", "recipe.batch_size=32", "trainer=cpu", "trainer.log_every=2",
+    "data=digits", "data.max_images=160", "recipe.epochs=2", "recipe.batch_size=30", "trainer=cpu", "trainer.log_every=2",
     "model.patch_size=8", "model.embed_dim=32", "model.hidden_dim=32", "model.num_heads=2", "model.num_layers=2",
     "recipe.optimizer.lr=3e-3", "seed=3",
 ]  # fmt: skip
@@ -45,7 +45,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
 
     def call(*overrides: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
-        monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
         GlobalHydra.instance().clear()
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:

@@ -46,7 +46,7 @@ REFUSALS = {
     "trainer.device=tpu": "trainer.device=tpu must be cpu, cuda",
     "seed=-1": "seed=-1 must be at least 0",
     "recipe=null": "Config group override must be a string",
-    "epochs 5": "Error parsing override 'epochs 5'",
+    "epochs 5": "'epochs 5' is not of the form key=value",
 }
 
 

@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from conftest import composed
+from vit_cnn.display import console
 from vit_cnn.models import CNN, ViT
 from vit_cnn.models.dropout import Dropout
 from vit_cnn.summary import count, flops_per_image, layers_of, size_table
@@ -22,7 +23,9 @@ VIT = dict(image_size=32, num_channels=3, num_classes=10, patch_size=4, embed_di
 def test_size_is_the_decks(name: str, params: int, megabytes: str, flops: float) -> None:
     model = instantiate(composed(f"model={name}", "data=cifar10").model)
     assert count(model) == params
-    assert megabytes in str(size_table(model, torch.zeros(2, 3, 32, 32)).caption)
+    with console.capture() as screen:
+        console.print(size_table(model, torch.zeros(2, 3, 32, 32)))
+    assert f"{params:,} trainable + 0 non-trainable = {params:,} parameters, {megabytes}" in screen.get()
     assert flops_per_image(model, torch.zeros(1, 3, 32, 32)) == pytest.approx(flops, rel=0.01)
     network = layers_of(model, torch.zeros(128, 3, 32, 32))[0]
     assert (network.in_sizes, network.out_sizes) == ([128, 3, 32, 32], [128, 10])

@@ -7,6 +7,7 @@ answers at once.
 import ctypes
 import dataclasses
 import inspect
+import pydoc
 import re
 import sys
 import typing
@@ -14,7 +15,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Optional
 
-from hydra.utils import get_object
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -200,9 +200,11 @@ def signature(target: str | None, *, key: str) -> type:
     if not target:
         raise Refused(f"{key} is missing: the dotted path of a class or function")
     try:
-        function: Any = get_object(target)
-    except Exception as error:  # whatever importing a stranger's module raises
-        raise Refused(f"{key}={target} cannot be imported: {one_line(error)}") from error
+        function: Any = pydoc.locate(target)
+    except pydoc.ErrorDuringImport as error:
+        raise Refused(f"{key}={target} cannot be imported: {error}") from error
+    if not callable(function):
+        raise Refused(f"{key}={target} cannot be imported: there is no such class or function")
     hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
     arguments = []
     for parameter in inspect.signature(function).parameters.values():

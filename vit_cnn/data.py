@@ -209,7 +209,7 @@ def assemble(
     Args:
         fingerprint: hash of the source's images and labels, before any split.
         val_fraction: share of the training images of each class that becomes validation images.
-        max_images: keep at most so many images of each split, spread over the classes; ``None`` keeps all.
+        max_images: keep about so many images of each split, spread evenly over the classes; ``None`` keeps all.
 
     Raises:
         Refused: the classes are not ``num_classes``, or a split would be empty.

@@ -99,14 +99,14 @@ def print_results(results: list[dict[str, Any]]) -> None:
         "training speed": [f"{result['images_per_second']:,.0f} images/s" for result in results],
         "training time": [duration(result["seconds_train"]) for result in results],
     }
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left")
-    table.caption = "Best epoch by validation accuracy. The test images were looked at once, at the end."
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("")
     for result in results:
         table.add_column(result["model"], justify="right")
     for name, cells in rows.items():
         table.add_row(name, *cells, end_section=name in ("epochs", "test accuracy", "test loss"))
     console.print(table)
+    console.print("Weights of the best epoch by validation accuracy; the test images were looked at once, at the end.")
 
 
 def duration(seconds: float) -> str:

@@ -5,13 +5,16 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 
-from hydra.errors import ConfigCompositionException, MissingConfigException
-from omegaconf.errors import ConfigKeyError
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf.errors import OmegaConfBaseException
 
 FINISHED = 0
 FAILED = 1
 REFUSED = 2  # a bad command, config or data set; nothing was started
 STOPPED = 3  # and can be resumed
+
+WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
+os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them its own way
 
 
 class Refused(Exception):
@@ -31,12 +34,10 @@ def exit_with_code(main: Callable[[], object]) -> None:
 
     ``HYDRA_FULL_ERROR=1`` brings the traceback back.
     """
-    wants_traceback = os.environ.get("HYDRA_FULL_ERROR") == "1"
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them its own way
     try:
         main()
     except (Exception, KeyboardInterrupt) as error:
-        if wants_traceback or not is_expected(error):
+        if not is_expected(error):
             raise
         sys.exit(tell(error))
     sys.exit(FINISHED)
@@ -51,7 +52,9 @@ def tell(error: BaseException) -> int:
 
 def is_expected(error: BaseException) -> bool:
     """Whether the message says it all: our own errors, Ctrl-C, and whatever Hydra's reading of a command raises."""
-    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt)):
+    if WANTS_TRACEBACK:
+        return False
+    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt, HydraException, OmegaConfBaseException)):
         return True
     trace = error.__traceback__
     while trace and trace.tb_next:
@@ -71,8 +74,11 @@ def one_line(error: BaseException) -> str:
             group, _, choice = (cause.missing_cfg_file or "").rpartition("/")
             return f"{group}={choice}: there is no such option, but there are {', '.join(sorted(cause.options))}"
     cause = error.__cause__
-    if isinstance(error, ConfigCompositionException) and isinstance(cause, ConfigKeyError) and cause.parent_node is not None:
-        return f"{cause.full_key} is not a key; there are {', '.join(map(str, cause.parent_node))}"
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} is not of the form key=value"
+    if isinstance(cause, OmegaConfBaseException) and isinstance(error, ConfigCompositionException) and cause.parent_node is not None:
+        known = [str(key) for key in cause.parent_node if key != "hydra"]
+        return f"{cause.full_key} is not a key; there are {', '.join(known)}"
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing[1]} is missing: give it on the command line, {missing[1]}=…"
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error))

@@ -3,6 +3,7 @@
 Does not import torch: the decoding processes start quickly, and the config reads sizes and classes from here.
 """
 
+import contextlib
 import hashlib
 import io
 import logging
@@ -142,7 +143,8 @@ def write_cache(path: Path, arrays: Arrays) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         log.warning("data.cache: %s cannot be written (%s); the next start decodes again.", path, error)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import torch
 from rich import box
+from rich.console import Group
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -53,12 +54,9 @@ def count(model: nn.Module, *, trainable_only: bool = False) -> int:
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable_only)
 
 
-def size_table(model: nn.Module, images: Tensor, *, every_layer: bool = False) -> Table:
+def size_table(model: nn.Module, images: Tensor, *, every_layer: bool = False) -> Group:
     """Names, types, parameters and sizes, with the totals below."""
-    total, trainable = count(model), count(model, trainable_only=True)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption_justify="left", caption=(
-        f"{trainable:,} trainable + {total - trainable:,} non-trainable = {total:,} parameters, {total * 4 / 1e6:.3f} MB in fp32"
-    ))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("name", "type"):
         table.add_column(heading)
     for heading in ("parameters", "in sizes", "out sizes"):
@@ -66,7 +64,11 @@ def size_table(model: nn.Module, images: Tensor, *, every_layer: bool = False) -
     for layer in layers_of(model, images, every_layer=every_layer):
         sizes = [str(shape) if shape else "–" for shape in (layer.in_sizes, layer.out_sizes)]
         table.add_row(layer.name, layer.kind, f"{layer.params:,}" if layer.params else "–", *sizes)
-    return table
+    total, trainable = count(model), count(model, trainable_only=True)
+    return Group(
+        table,
+        f"{trainable:,} trainable + {total - trainable:,} non-trainable = {total:,} parameters, {total * 4 / 1e6:.3f} MB\n",
+    )
 
 
 def flops_per_image(model: nn.Module, image: Tensor) -> int:

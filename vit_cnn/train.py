@@ -12,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn import config
-from vit_cnn.errors import Failed, Refused, Stopped, exit_with_code, tell
+from vit_cnn.errors import Refused, Stopped, exit_with_code, is_expected, tell
 
 
 @hydra.main(config_path=str(config.CONF), config_name="config", version_base="1.3")
@@ -25,9 +25,9 @@ def run(composed: DictConfig) -> None:
         from vit_cnn.loop import train  # imports torch, which takes seconds
 
         train(cfg, run_dir)
-    except (Refused, Failed, Stopped) as error:
-        # Hydra would print its own line before ours. In a sweep it is told of a failure, and goes on with the next job.
-        if HydraConfig.get().mode == RunMode.RUN or isinstance(error, Stopped):
+    except Exception as error:
+        # Told here, since Hydra would print a line of its own first. In a sweep Hydra learns of it, and goes on.
+        if is_expected(error) and (HydraConfig.get().mode == RunMode.RUN or isinstance(error, Stopped)):
             sys.exit(tell(error))
         raise
     finally:
@@ -54,9 +54,10 @@ def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
 
 
 def remove_if_empty(run_dir: Path) -> None:
-    """Remove the folder of a run that never began, and ``runs/<name>`` around it if it holds nothing else."""
-    for folder in (run_dir, run_dir.parent):
-        if (folder == run_dir or folder.parent.name == "runs") and not any(folder.iterdir()):
+    """Remove the folder of a run that never began, and ``runs/<name>`` around it where nothing else is in it."""
+    folders = [run_dir, run_dir.parent, run_dir.parent.parent]
+    for folder in folders if folders[-1].name == "runs" else folders[:1]:
+        if not any(folder.iterdir()):
             folder.rmdir()
 
 

@@ -1,0 +1,279 @@
+"""The loop's promises: the files of a run, the same bits again, stop and go on, and what ends it early."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+
+from conftest import TINY, composed
+from vit_cnn import loop
+from vit_cnn.errors import Failed, Refused, Stopped
+from vit_cnn.loop import train
+from vit_cnn.tracking import rewind
+
+Command = Callable[..., tuple[int, str]]
+TIMES = {"seconds", "images_per_second"}
+
+
+def run(folder: str, *overrides: str) -> dict[str, Any]:
+    Path(folder).mkdir(exist_ok=True)
+    return train(composed(*TINY, *overrides), Path(folder))
+
+
+def metrics(folder: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def weights(folder: str, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    return torch.load(Path(folder) / name, weights_only=True)["model"]
+
+
+def assert_same_run(a: str, b: str) -> None:
+    """Bit-identical: every weight, every metric but the times, and the result's figures."""
+    assert metrics(a) == metrics(b)
+    for name in ("last.pt", "best.pt"):
+        ours, theirs = weights(a, name), weights(b, name)
+        assert all(torch.equal(ours[key], theirs[key]) for key in ours | theirs)
+    results = [json.loads((Path(folder) / "result.json").read_text()) for folder in (a, b)]
+    for key in ("train/loss", "val/acc", "val/loss", "test/acc", "test/loss", "best_epoch", "steps", "epochs"):
+        assert results[0][key] == results[1][key], key
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send this process SIGINT while it does training step ``step``."""
+    learning_rate = loop.learning_rate
+
+    def interrupting(done: int, **options: Any) -> float:
+        if done + 1 == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return learning_rate(done, **options)
+
+    monkeypatch.setattr(loop, "learning_rate", interrupting)
+
+
+def test_the_files_of_a_run(own_folder: None) -> None:
+    result = run("run")
+    names = {path.name for path in Path("run").iterdir()}
+    assert names == {".hydra", "metrics.jsonl", "predictions.npz", "result.json", "status.json", "last.pt", "best.pt"}
+    assert result == json.loads(Path("run/result.json").read_text())
+    for key in ("model", "params", "flops_per_image", "epochs", "steps", "seed", "test/acc", "test/loss", "val/acc", "val/loss",
+                "train/acc", "train/loss", "best_epoch", "seconds_train", "images_per_second", "peak_memory_bytes", "device",
+                "precision", "data", "versions", "git", "config", "wandb", "status"):  # fmt: skip
+        assert key in result, key
+    assert (result["status"], result["model"], result["steps"], result["epochs"]) == ("finished", "ViT", 10, 2)
+    assert result["data"]["name"] == "Digits"
+
+    lines = metrics("run")
+    assert [line["step"] for line in lines] == [2, 4, 5, 6, 8, 10, 10]
+    assert lines[2].keys() == {"step", "epoch", "val/loss", "val/acc"}
+    assert lines[0].keys() == {"step", "epoch", "train/loss", "train/acc", "lr", "grad_norm"}
+    assert lines[2]["epoch"] == 1
+    best = max((line for line in lines if "val/acc" in line), key=lambda line: line["val/acc"])
+    assert result["val/acc"] == pytest.approx(best["val/acc"])
+    assert result["best_epoch"] == best["epoch"]
+
+    saved = np.load("run/predictions.npz")
+    logits, labels = torch.from_numpy(saved["test_logits"]), torch.from_numpy(saved["test_labels"])
+    assert logits.shape == (len(saved["test_indices"]), 10)
+    assert F.cross_entropy(logits.double(), labels).item() == pytest.approx(result["test/loss"], rel=1e-6)
+    assert (logits.argmax(1) == labels).double().mean().item() == pytest.approx(result["test/acc"])
+    assert OmegaConf.load("run/.hydra/config.yaml").model.patch_size == 8
+
+
+def test_the_same_command_gives_the_same_bits() -> None:
+    run("a", "model.dropout=0.3")
+    run("b", "model.dropout=0.3")
+    assert_same_run("a", "b")
+    run("c", "model.dropout=0.3", "seed=4")
+    assert metrics("c") != metrics("a")
+
+
+@pytest.mark.parametrize("step", [3, 5, 8, 10])  # within a window of metrics, at an epoch's end, later, at the very end
+def test_stopped_and_resumed_is_the_same_as_uninterrupted(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    run("whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, step)
+        with pytest.raises(Stopped, match=f"Stopped at step {step} of 10. To go on: resume=parts"):
+            run("parts")
+    assert json.loads(Path("parts/status.json").read_text())["status"] == "stopped"
+    assert not Path("parts/result.json").exists()
+    run("parts")
+    assert_same_run("whole", "parts")
+
+
+def test_killed_at_a_random_moment_and_resumed_is_the_same_as_uninterrupted(command: Command) -> None:
+    long = [*TINY, "recipe.epochs=6", "model.dropout=0.2"]
+    run("whole", *long[len(TINY) :])
+    call = [sys.executable, "-m", "vit_cnn.train", *long, "hydra.run.dir=parts"]
+    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    lines = random.randint(1, 20)
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if Path("parts/metrics.jsonl").exists() and Path("parts/metrics.jsonl").read_bytes().count(b"\n") >= lines:
+            break
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    assert not Path("parts/result.json").exists(), "killed too late to test anything"
+    with open("parts/metrics.jsonl", "a") as file:
+        file.write('{"step": 9999, "tor')  # a line that the kill tore
+    code, printed = command("resume=parts")
+    assert code == 0, printed
+    assert_same_run("whole", "parts")
+    assert not Path("runs").exists()
+
+
+def test_resume_by_command_changes_only_what_it_may(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        code, printed = command(*TINY, "hydra.run.dir=run")
+    assert code == 3, printed
+    assert "To go on: resume=" in printed
+
+    for refused in ("seed=1", "recipe.optimizer.lr=1", "model=cnn", "+recipe.epochs.x=1"):
+        code, printed = command("resume=run", refused)
+        assert code == 2, printed
+    code, printed = command("resume=run", "seed=1")
+    assert "seed=1 cannot change in a resumed run" in printed
+    code, printed = command("resume=nowhere")
+    assert code == 2
+    assert "resume=nowhere is not a run folder" in printed
+
+    code, printed = command("resume=run", "trainer.log_every=1", "recipe.epochs=3")
+    assert code == 0, printed
+    assert [line["step"] for line in metrics("run") if "lr" in line] == [2, *range(4, 16)]
+    assert not Path("runs").exists()
+
+    before = Path("run/result.json").read_bytes()
+    code, printed = command("resume=run")
+    assert code == 0
+    assert "is finished; nothing to do" in printed
+    assert Path("run/result.json").read_bytes() == before
+
+    code, printed = command("resume=run", "recipe.epochs=2")
+    assert code == 2
+    assert "recipe.epochs=2 is below the 3 epochs" in printed
+    code, printed = command("resume=run", "recipe.epochs=4")
+    assert code == 0
+    assert json.loads(Path("run/result.json").read_text())["epochs"] == 4
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_with_the_difference() -> None:
+    run("run", "max_steps=2")
+    Path("run/result.json").unlink()
+    with pytest.raises(Refused, match=r"does not fit the network: blocks\.0.* is \[.*32.*\] in the checkpoint and \[.*64"):
+        run("run", "model.embed_dim=64")
+    with pytest.raises(Refused, match="other images or another split"):
+        run("run", "data.val_fraction=0.3")
+    Path("run/last.pt").write_bytes(b"torn")
+    with pytest.raises(Refused, match=r"last\.pt is damaged"):
+        run("run")
+
+
+def test_max_steps_ends_a_run_early_and_whole() -> None:
+    result = run("run", "max_steps=3")
+    assert (result["steps"], result["epochs"], result["status"]) == (3, 0.6, "finished")
+    assert [line["step"] for line in metrics("run")] == [2, 3]
+    assert run("run", "max_steps=3") == result
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    augment = loop.augment
+
+    def poisoned(images: torch.Tensor, *arguments: Any) -> torch.Tensor:
+        poisoned.calls += 1
+        return augment(images, *arguments) * (float("nan") if poisoned.calls == 8 else 1)
+
+    poisoned.calls = 0
+    monkeypatch.setattr(loop, "augment", poisoned)
+    code, printed = command(*TINY, "trainer.log_every=5", "hydra.run.dir=run")
+    assert code == 1
+    assert "error: the loss is nan at step 8; last.pt and best.pt hold the last good weights" in printed
+    assert "Traceback" not in printed
+    assert all(tensor.isfinite().all() for tensor in weights("run").values())
+    assert torch.load("run/last.pt", weights_only=True)["progress"]["step"] == 5
+    assert json.loads(Path("run/status.json").read_text())["status"] == "failed"
+    monkeypatch.setattr(loop, "augment", augment)
+    assert command("resume=run")[0] == 0
+
+
+def test_a_full_disk_is_told_and_keeps_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("run", "recipe.epochs=1")
+    before = Path("run/last.pt").read_bytes()
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(Failed, match=r"cannot be written: .*No space left on device; what stood there before is whole"):
+        run("run")
+    assert Path("run/last.pt").read_bytes() == before
+    assert not [path for path in Path("run").iterdir() if path.suffix == ".tmp"]
+
+
+def test_rewind_drops_later_and_torn_lines(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    rewind(path, 2)
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+    path.write_text('{"step": 1}')  # whole JSON, but the end of the line is missing
+    rewind(path, 2)
+    assert path.read_text() == ""
+
+
+def test_training_learns_and_losses_are_plain_cross_entropy() -> None:
+    calm = ["model.dropout=0", "recipe.augment.flip=false", "recipe.augment.crop_scale=null", "recipe.epochs=40"]
+    result = run("run", *calm)
+    assert result["train/acc"] > 0.95
+    last = [line for line in metrics("run") if "train/loss" in line][-1]
+    assert last["train/loss"] < 0.3
+    smoothed = run("smooth", *calm, "recipe.label_smoothing=0.5")
+    # Smoothed cross-entropy cannot go below the entropy of its targets, about 1.6 here; what is written is plain.
+    assert [line for line in metrics("smooth") if "train/loss" in line][-1]["train/loss"] < 1.2
+    assert smoothed["train/loss"] > result["train/loss"]
+
+
+@pytest.mark.parametrize("override", [
+    "model.dropout=0.5", "recipe.label_smoothing=0.2", "recipe.grad_clip=0.1", "recipe.optimizer.name=sgd",
+    "recipe.optimizer.weight_decay=0.9", "recipe.schedule.warmup_epochs=1", "recipe.augment.flip=false",
+    "recipe.augment.crop_padding=2", "recipe.augment.crop_scale=null", "model.embedding_std=0.02", "trainer.precision=bf16",
+])  # fmt: skip
+def test_every_option_changes_the_training(override: str) -> None:
+    run("plain", "max_steps=4")
+    run("changed", "max_steps=4", override)
+    ours, theirs = weights("plain"), weights("changed")
+    assert any(not torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_channels_last_gives_the_same_up_to_rounding() -> None:
+    cnn = ["model=cnn", "data=digits", "data.max_images=64", "recipe.batch_size=16", "trainer=cpu", "max_steps=2"]
+    losses = []
+    for layout in ("true", "false"):
+        Path(layout).mkdir()
+        losses.append(train(composed(*cnn, f"trainer.channels_last={layout}"), Path(layout))["val/loss"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("options", [["trainer.precision=bf16"], ["trainer.precision=fp16"], ["trainer.compile=true"]])
+@pytest.mark.parametrize("model", ["vit", "cnn"])
+def test_cuda(model: str, options: list[str]) -> None:
+    Path("gpu").mkdir()
+    cfg = composed(f"model={model}", "data=digits", "recipe.epochs=8", "recipe.optimizer.lr=1e-3", "recipe.augment.flip=false",
+                   "trainer=gpu", *options)  # fmt: skip
+    assert train(cfg, Path("gpu"))["test/acc"] > 0.8
