@@ -10,19 +10,11 @@ os.environ.pop("HYDRA_FULL_ERROR", None)
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import DictConfig
 from PIL import Image
 
-from vit_cnn import config, train
+from vit_cnn import train
 from vit_cnn.errors import exit_with_code
-
-TINY = [
-    "data=digits", "data.max_images=160", "recipe.epochs=2", "recipe.batch_size=30", "trainer=cpu", "trainer.log_every=2",
-    "model.patch_size=8", "model.embed_dim=32", "model.hidden_dim=32", "model.num_heads=2", "model.num_layers=2",
-    "recipe.optimizer.lr=3e-3", "seed=3",
-]  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -31,12 +23,6 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
-
-
-def composed(*overrides: str) -> DictConfig:
-    """The checked config of a command line."""
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return config.check(compose("config", overrides=list(overrides)))
 
 
 @pytest.fixture

@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import composed
 from torch import Tensor, nn
 
-from conftest import composed
 from vit_cnn.augment import augment, random_flip, random_padded_crop, random_resized_crop
 from vit_cnn.optim import build_optimizer, learning_rate
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import hydra
 import pytest
 import torch
+from helpers import TINY, composed
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from conftest import TINY, composed
 from vit_cnn import config
 
 Command = Callable[..., tuple[int, str]]
@@ -28,7 +28,7 @@ REFUSALS = {
     "recipe.epochs=null": "recipe.epochs",
     "recipe.optimizer.lr=nan": "recipe.optimizer.lr=nan must be above 0",
     "recipe.optimizer.name=adam": "recipe.optimizer.name=adam must be one of adamw, sgd",
-    "recipe.schedule.warmup_epochs=300": "recipe.schedule.warmup_epochs=300 is longer than the run: at most recipe.epochs=180",
+    "recipe.schedule.warmup_epochs=300": "warmup_epochs=300 is longer than the run: at most recipe.epochs=180",
     "recipe.schedule.milestones=[150,100]": "recipe.schedule.milestones=[150, 100] must be rising epochs",
     "recipe.augment.crop_scale=[0.5,2]": "recipe.augment.crop_scale=[0.5, 2.0] must be",
     "recipe.augment.crop_padding=32": "recipe.augment.crop_padding=32 must be below data.image_size=32",
@@ -74,7 +74,7 @@ def test_missing_data_says_what_to_do(command: Command, monkeypatch: pytest.Monk
     assert code == 2
     assert "data.root=nowhere: there is no folder nowhere/train; expected nowhere/{train,test}/<class>/*.jpg" in printed
 
-    import torchvision.datasets.cifar as cifar
+    from torchvision.datasets import cifar
 
     def no_network(*_: object, **__: object) -> None:
         raise OSError("no network")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers import composed
 from hydra.utils import instantiate
 from PIL import Image
 
-from conftest import composed
 from vit_cnn import folder as folder_module
 from vit_cnn.data import Dataset, Split, normalise, pixel_statistics, shuffled, stratified_split
 from vit_cnn.errors import Refused
@@ -33,7 +33,9 @@ def test_digits() -> None:
 
 
 def test_the_split_is_stratified_and_always_the_same() -> None:
-    labels = torch.arange(10).repeat_interleave(5000)[torch.randperm(50_000, generator=torch.Generator().manual_seed(1))]
+    labels = torch.arange(10).repeat_interleave(5000)[
+        torch.randperm(50_000, generator=torch.Generator().manual_seed(1))
+    ]
     train, val = stratified_split(labels, fraction=0.1)
     assert (len(train), len(val)) == (45_000, 5_000)
     assert torch.bincount(labels[val]).tolist() == [500] * 10
@@ -131,7 +133,9 @@ def test_folder(image_tree: Path) -> None:
 
 def test_oblong_images_need_a_size(image_tree: Path) -> None:
     Image.new("RGB", (20, 10)).save(image_tree / "train" / "grün" / "0.png")
-    with pytest.raises(Refused, match=r"data\.image_size has to be given.*16×16, 20×10.*data\.image_size=32"):
+    with pytest.raises(
+        Refused, match=r"data\.image_size has to be given, such as data\.image_size=32: the images are 16×16, 20×10"
+    ):
         common_image_size(image_tree)
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -15,30 +14,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import TINY, composed, metrics, run, stop_at, weights
 from omegaconf import OmegaConf
 
-from conftest import TINY, composed
 from vit_cnn import loop
 from vit_cnn.errors import Failed, Refused, Stopped
 from vit_cnn.loop import train
 from vit_cnn.tracking import rewind
 
 Command = Callable[..., tuple[int, str]]
-TIMES = {"seconds", "images_per_second"}
-
-
-def run(folder: str, *overrides: str) -> dict[str, Any]:
-    Path(folder).mkdir(exist_ok=True)
-    return train(composed(*TINY, *overrides), Path(folder))
-
-
-def metrics(folder: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-
-
-def weights(folder: str, name: str = "last.pt") -> dict[str, torch.Tensor]:
-    return torch.load(Path(folder) / name, weights_only=True)["model"]
 
 
 def assert_same_run(a: str, b: str) -> None:
@@ -52,26 +36,14 @@ def assert_same_run(a: str, b: str) -> None:
         assert results[0][key] == results[1][key], key
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Send this process SIGINT while it does training step ``step``."""
-    learning_rate = loop.learning_rate
-
-    def interrupting(done: int, **options: Any) -> float:
-        if done + 1 == step:
-            os.kill(os.getpid(), signal.SIGINT)
-        return learning_rate(done, **options)
-
-    monkeypatch.setattr(loop, "learning_rate", interrupting)
-
-
 def test_the_files_of_a_run(own_folder: None) -> None:
     result = run("run")
     names = {path.name for path in Path("run").iterdir()}
     assert names == {".hydra", "metrics.jsonl", "predictions.npz", "result.json", "status.json", "last.pt", "best.pt"}
     assert result == json.loads(Path("run/result.json").read_text())
-    for key in ("model", "params", "flops_per_image", "epochs", "steps", "seed", "test/acc", "test/loss", "val/acc", "val/loss",
-                "train/acc", "train/loss", "best_epoch", "seconds_train", "images_per_second", "peak_memory_bytes", "device",
-                "precision", "data", "versions", "git", "config", "wandb", "status"):  # fmt: skip
+    for key in ("model", "params", "flops_per_image", "epochs", "steps", "seed", "test/acc", "test/loss",
+                "val/acc", "val/loss", "train/acc", "train/loss", "best_epoch", "seconds_train", "images_per_second",
+                "peak_memory_bytes", "device", "precision", "data", "versions", "git", "config", "wandb", "status"):  # fmt: skip
         assert key in result, key
     assert (result["status"], result["model"], result["steps"], result["epochs"]) == ("finished", "ViT", 10, 2)
     assert result["data"]["name"] == "Digits"
@@ -174,7 +146,9 @@ def test_resume_by_command_changes_only_what_it_may(command: Command, monkeypatc
 def test_a_checkpoint_that_does_not_fit_is_refused_with_the_difference() -> None:
     run("run", "max_steps=2")
     Path("run/result.json").unlink()
-    with pytest.raises(Refused, match=r"does not fit the network: blocks\.0.* is \[.*32.*\] in the checkpoint and \[.*64"):
+    with pytest.raises(
+        Refused, match=r"does not fit the network: blocks\.0.* is \[.*32.*\] in the checkpoint and \[.*64"
+    ):
         run("run", "model.embed_dim=64")
     with pytest.raises(Refused, match="other images or another split"):
         run("run", "data.val_fraction=0.3")
@@ -251,7 +225,8 @@ def test_training_learns_and_losses_are_plain_cross_entropy() -> None:
 @pytest.mark.parametrize("override", [
     "model.dropout=0.5", "recipe.label_smoothing=0.2", "recipe.grad_clip=0.1", "recipe.optimizer.name=sgd",
     "recipe.optimizer.weight_decay=0.9", "recipe.schedule.warmup_epochs=1", "recipe.augment.flip=false",
-    "recipe.augment.crop_padding=2", "recipe.augment.crop_scale=null", "model.embedding_std=0.02", "trainer.precision=bf16",
+    "recipe.augment.crop_padding=2", "recipe.augment.crop_scale=null", "model.embedding_std=0.02",
+    "trainer.precision=bf16",
 ])  # fmt: skip
 def test_every_option_changes_the_training(override: str) -> None:
     run("plain", "max_steps=4")
@@ -274,6 +249,6 @@ def test_channels_last_gives_the_same_up_to_rounding() -> None:
 @pytest.mark.parametrize("model", ["vit", "cnn"])
 def test_cuda(model: str, options: list[str]) -> None:
     Path("gpu").mkdir()
-    cfg = composed(f"model={model}", "data=digits", "recipe.epochs=8", "recipe.optimizer.lr=1e-3", "recipe.augment.flip=false",
-                   "trainer=gpu", *options)  # fmt: skip
+    cfg = composed(f"model={model}", "data=digits", "recipe.epochs=8", "recipe.optimizer.lr=1e-3",
+                   "recipe.augment.flip=false", "trainer=gpu", *options)  # fmt: skip
     assert train(cfg, Path("gpu"))["test/acc"] > 0.8

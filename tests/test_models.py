@@ -1,12 +1,12 @@
-"""The networks: sizes to the parameter, the same numbers as plain modules, gradients everywhere, dropout's distribution."""
+"""The networks: sizes to the parameter, the numbers of plain modules, gradients everywhere, dropout's distribution."""
 
 import pytest
 import torch
 from einops import rearrange
+from helpers import composed
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from conftest import composed
 from vit_cnn.display import console
 from vit_cnn.models import CNN, ViT
 from vit_cnn.models.dropout import Dropout
@@ -47,7 +47,6 @@ def test_gradients_reach_every_parameter(model: nn.Module) -> None:
     model.train()(torch.randn(4, 3, 32, 32)).square().mean().backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is not None, name
-        # A key's bias shifts all attention scores of a query alike, so that softmax cancels the first half of to_kv.bias.
         assert parameter.grad.abs().sum() > 0, name
 
 

@@ -41,13 +41,15 @@ def random_padded_crop(images: Tensor, padding: int, generator: torch.Generator)
     rows = shift[0] + torch.arange(h, device=images.device)
     columns = shift[1] + torch.arange(w, device=images.device)
     batch = torch.arange(b, device=images.device)
-    return padded[batch[:, None, None, None], torch.arange(c, device=images.device)[:, None, None],
-                  rows[:, None, :, None], columns[:, None, None, :]]
+    return padded[
+        batch[:, None, None, None],
+        torch.arange(c, device=images.device)[:, None, None],
+        rows[:, None, :, None],
+        columns[:, None, None, :],
+    ]
 
 
-def random_resized_crop(
-    images: Tensor, scale: list[float], ratio: list[float], generator: torch.Generator
-) -> Tensor:
+def random_resized_crop(images: Tensor, scale: list[float], ratio: list[float], generator: torch.Generator) -> Tensor:
     """Cut a rectangle from each image and stretch it to the old size, bilinearly (Szegedy et al., 2014, GoogLeNet).
 
     Args:

@@ -131,7 +131,10 @@ RANGES: dict[str, tuple[Any, str]] = {
     "recipe.schedule.milestones": (lambda m: sorted(set(m)) == list(m) and all(e > 0 for e in m), "rising epochs"),
     "recipe.schedule.gamma": above(0),
     "recipe.augment.crop_padding": at_least(0),
-    "recipe.augment.crop_scale": (lambda s: interval(s) and s[1] <= 1, "[smallest, largest] share of the area, in (0, 1]"),
+    "recipe.augment.crop_scale": (
+        lambda s: interval(s) and s[1] <= 1,
+        "[smallest, largest] share of the area, in (0, 1]",
+    ),
     "recipe.augment.crop_ratio": (interval, "[smallest, largest] width / height, above 0"),
     "trainer.device": (lambda device: re.fullmatch(r"cpu|mps|cuda(:\d+)?", device), "cpu, cuda, cuda:<index> or mps"),
     "trainer.precision": one_of("fp32", "bf16", "fp16", "amp"),
@@ -220,7 +223,9 @@ def check_ranges(cfg: DictConfig) -> None:
             raise Refused(f"{key}={value} must be {allowed}")
     warmup, epochs = cfg.recipe.schedule.warmup_epochs, cfg.recipe.epochs
     if warmup > epochs:
-        raise Refused(f"recipe.schedule.warmup_epochs={warmup:g} is longer than the run: at most recipe.epochs={epochs}")
+        raise Refused(
+            f"recipe.schedule.warmup_epochs={warmup:g} is longer than the run: at most recipe.epochs={epochs}"
+        )
     padding, size = cfg.recipe.augment.crop_padding, cfg.data.image_size
     if padding >= size:
         raise Refused(f"recipe.augment.crop_padding={padding} must be below data.image_size={size}")
@@ -279,7 +284,7 @@ def auto_trainer() -> str:
 
 def run_name(target: str, data_name: str) -> str:
     """``vit_cnn.models.ViT`` and ``CIFAR-10 (JPEG)`` → ``vit-cifar-10-jpeg``."""
-    return "-".join(re.findall(r"[a-z0-9]+", f"{target.rsplit('.')[-1]} {data_name}".lower()))
+    return "-".join(re.findall(r"[a-z0-9]+", f"{target.rsplit('.', maxsplit=1)[-1]} {data_name}".lower()))
 
 
 def run_folder(resume: str | None, name: str) -> str:

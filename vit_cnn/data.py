@@ -130,7 +130,9 @@ def cifar10(
     from torchvision.datasets import CIFAR10
 
     if (image_size, num_channels) != (32, 3):
-        raise Refused(f"data.image_size={image_size}, data.num_channels={num_channels}: CIFAR-10 is 32×32 with 3 channels")
+        raise Refused(
+            f"data.image_size={image_size}, data.num_channels={num_channels}: CIFAR-10 is 32×32 with 3 channels"
+        )
     try:
         sources = [CIFAR10(root, train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:  # no network, an unwritable root, or a checksum that does not match
@@ -174,7 +176,9 @@ def folder(
         Refused: the tree or an image cannot be used; the message names the folder or file.
     """
     tree = Path(root).expanduser()
-    arrays, fingerprint = read_folder(tree, image_size=image_size, num_channels=num_channels, cache=Path(cache).expanduser())
+    arrays, fingerprint = read_folder(
+        tree, image_size=image_size, num_channels=num_channels, cache=Path(cache).expanduser()
+    )
     splits = []
     for split in ("train", "test"):
         labels = torch.from_numpy(arrays[f"{split}_labels"])

@@ -54,7 +54,9 @@ class RunDisplay:
             disable=not console.is_terminal,
             speed_estimate_period=300,
         )
-        self.task = self.bar.add_task("train", total=total_steps, completed=step, epoch=0, epochs=epochs, train="", val="")
+        self.task = self.bar.add_task(
+            "train", total=total_steps, completed=step, epoch=0, epochs=epochs, train="", val=""
+        )
         self.bar.start()
 
     def step(self, step: int) -> None:
@@ -76,7 +78,11 @@ class RunDisplay:
         self.last_line = time.monotonic()
         log.info(
             "epoch %g/%d: validation accuracy %.2f %%, loss %.4f%s",
-            epoch, self.epochs, 100 * metrics["val/acc"], metrics["val/loss"], "  (best so far)" if is_best else "",
+            epoch,
+            self.epochs,
+            100 * metrics["val/acc"],
+            metrics["val/loss"],
+            "  (best so far)" if is_best else "",
         )
 
     def close(self) -> None:

@@ -73,12 +73,12 @@ def one_line(error: BaseException) -> str:
         if isinstance(cause, MissingConfigException) and cause.options is not None:
             group, _, choice = (cause.missing_cfg_file or "").rpartition("/")
             return f"{group}={choice}: there is no such option, but there are {', '.join(sorted(cause.options))}"
-    cause = error.__cause__
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not of the form key=value"
-    if isinstance(cause, OmegaConfBaseException) and isinstance(error, ConfigCompositionException) and cause.parent_node is not None:
-        known = [str(key) for key in cause.parent_node if key != "hydra"]
-        return f"{cause.full_key} is not a key; there are {', '.join(known)}"
+    key_error = error.__cause__
+    if isinstance(error, ConfigCompositionException) and isinstance(key_error, OmegaConfBaseException):
+        known = [str(key) for key in key_error.parent_node or () if key != "hydra"]
+        return f"{key_error.full_key} is not a key; there are {', '.join(known)}"
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing[1]} is missing: give it on the command line, {missing[1]}=…"
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error))

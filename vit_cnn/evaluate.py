@@ -38,7 +38,9 @@ def autocast_for(device: torch.device, precision: str) -> torch.autocast:
 
 
 @torch.no_grad()
-def logits_of(model: nn.Module, split: Split, data: Dataset, autocast: contextlib.AbstractContextManager[object]) -> Tensor:
+def logits_of(
+    model: nn.Module, split: Split, data: Dataset, autocast: contextlib.AbstractContextManager[object]
+) -> Tensor:
     """Logits float32 [n, classes] for the clean images of a split, on their device."""
     was_training = model.training
     model.eval()
@@ -75,7 +77,9 @@ def main() -> None:
     device = torch.device(cfg.trainer.device)
     data: Dataset = instantiate(cfg.data).to(device)
     if weights["fingerprint"] != data.fingerprint:
-        raise Refused(f"{run_dir} was trained on other images or another split: {weights['fingerprint']}, now {data.fingerprint}")
+        raise Refused(
+            f"{run_dir} was trained on other images or another split: {weights['fingerprint']}, now {data.fingerprint}"
+        )
     model = instantiate(cfg.model).to(device)
     checkpoint.load_weights(model, weights["model"], run_dir / "best.pt")
 
@@ -85,7 +89,9 @@ def main() -> None:
 
     result_file = run_dir / "result.json"
     recorded = checkpoint.read_json(result_file) if result_file.exists() else {}
-    table = Table(title=f"{type(model).__name__} on {data.name}, {len(split):,} {command.split} images", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=f"{type(model).__name__} on {data.name}, {len(split):,} {command.split} images", box=box.SIMPLE_HEAD
+    )
     for heading in ("", "now", "result.json"):
         table.add_column(heading, justify="right")
     for key, name in (("acc", "accuracy"), ("loss", "loss")):

@@ -44,7 +44,9 @@ def class_names(root: Path) -> list[str]:
     for split in SPLITS:
         folder = root / split
         if not folder.is_dir():
-            raise Refused(f"data.root={root}: there is no folder {folder}; expected {root}/{{train,test}}/<class>/*.jpg")
+            raise Refused(
+                f"data.root={root}: there is no folder {folder}; expected {root}/{{train,test}}/<class>/*.jpg"
+            )
         found[split] = sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
         if not found[split]:
             raise Refused(f"data.root={root}: {folder} holds no class folders; expected {folder}/<class>/*.jpg")
@@ -87,7 +89,7 @@ def common_image_size(root: Path) -> int:
     width, height = min(sizes)
     if len(sizes) > 1 or width != height:
         found = ", ".join(f"{w}×{h}" for w, h in sorted(sizes)[:3])
-        raise Refused(f"data.image_size has to be given for images of different or oblong sizes ({found}), such as data.image_size=32")
+        raise Refused(f"data.image_size has to be given, such as data.image_size=32: the images are {found}")
     return width
 
 
@@ -105,8 +107,10 @@ def read_folder(root: Path, *, image_size: int, num_channels: int, cache: Path) 
         Refused: the tree or an image cannot be used.
     """
     classes = class_names(root)
-    files = {split: [(path, label) for label, name in enumerate(classes) for path in image_files(root / split / name)]
-             for split in SPLITS}
+    files = {
+        split: [(path, label) for label, name in enumerate(classes) for path in image_files(root / split / name)]
+        for split in SPLITS
+    }
     state = hashlib.sha256(f"{FORMAT} {image_size} {num_channels}".encode())
     for split in SPLITS:
         for path, _ in files[split]:

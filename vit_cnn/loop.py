@@ -108,7 +108,10 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     def save_last() -> None:
         progress.seconds = tracker.seconds
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        state |= {"rng": checkpoint.rng_state(device), "window": torch.stack(window).cpu() if window else torch.empty(0)}
+        state |= {
+            "rng": checkpoint.rng_state(device),
+            "window": torch.stack(window).cpu() if window else torch.empty(0),
+        }
         state |= {"progress": dataclasses.asdict(progress), "wandb_id": tracker.wandb.id}
         checkpoint.save(last, state | {"fingerprint": data.fingerprint})
 
@@ -120,9 +123,18 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     console.print(size_table(model, example, every_layer=cfg.layers))
     counts = f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
     log.info("%s: %s", data.name, counts)
-    log.info("%s on %s, %s; %d steps; run folder %s", type(model).__name__, device_name(device), precision, last_step, run_dir)
+    log.info(
+        "%s on %s, %s; %d steps; run folder %s",
+        type(model).__name__,
+        device_name(device),
+        precision,
+        last_step,
+        run_dir,
+    )
 
-    display = RunDisplay(total_steps=last_step, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs, step=progress.step)
+    display = RunDisplay(
+        total_steps=last_step, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs, step=progress.step
+    )
     wandb_id = saved["wandb_id"] if saved else None
     tracker = Tracker(
         cfg=cfg, run_dir=run_dir, display=display, step=progress.step, seconds=progress.seconds, wandb_id=wandb_id
@@ -138,7 +150,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             epoch, first = divmod(progress.step, steps_per_epoch)
             model.train()
             started = time.perf_counter() - progress.seconds_train
-            for batch, chosen in shuffled(data.train, batch_size=recipe.batch_size, seed=cfg.seed, epoch=epoch, first=first):
+            for batch, chosen in shuffled(
+                data.train, batch_size=recipe.batch_size, seed=cfg.seed, epoch=epoch, first=first
+            ):
                 images, labels = normalise(data.train.images[chosen], data.mean, data.std), data.train.labels[chosen]
                 images = augment(images, recipe.augment, seeded(generator, cfg.seed, epoch, batch))
                 lr = learning_rate(progress.step, recipe=recipe, steps_per_epoch=steps_per_epoch)
@@ -191,7 +205,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
         # One pass of the best weights over clean images; the test images are looked at here and nowhere else.
         checkpoint.load_weights(model, checkpoint.load(best)["model"], best)
-        scores, predictions = {}, {}
+        scores: dict[str, float] = {}
+        predictions: dict[str, Any] = {}
         for name, split in {"train": data.train, "val": data.val, "test": data.test}.items():
             logits = logits_of(model, split, data, autocast)
             scores |= {f"{name}/{key}": value for key, value in score(logits, split.labels).items()}
@@ -247,6 +262,8 @@ def means(window: list[Tensor], step: int) -> dict[str, float]:
     bad = (~rows[:, 0].isfinite()).nonzero()
     if len(bad):
         first = step - len(window) + 1 + int(bad[0])
-        raise Failed(f"the loss is {rows[bad[0, 0], 0]:g} at step {first}; last.pt and best.pt hold the last good weights. "
-                     "Try a lower recipe.optimizer.lr, a longer warm-up or recipe.grad_clip=1")
+        raise Failed(
+            f"the loss is {rows[bad[0, 0], 0]:g} at step {first}; last.pt and best.pt hold the last good weights. "
+            "Try a lower recipe.optimizer.lr, a longer warm-up or recipe.grad_clip=1"
+        )
     return dict(zip(("train/loss", "train/acc", "grad_norm"), rows.mean(dim=0).tolist(), strict=True))

@@ -67,7 +67,8 @@ def size_table(model: nn.Module, images: Tensor, *, every_layer: bool = False) -
     total, trainable = count(model), count(model, trainable_only=True)
     return Group(
         table,
-        f"{trainable:,} trainable + {total - trainable:,} non-trainable = {total:,} parameters, {total * 4 / 1e6:.3f} MB\n",
+        f"{trainable:,} trainable + {total - trainable:,} non-trainable = {total:,} parameters, "
+        f"{total * 4 / 1e6:.3f} MB\n",
     )
 
 

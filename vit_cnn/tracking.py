@@ -3,13 +3,14 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import secrets
 import threading
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -20,8 +21,15 @@ from vit_cnn.errors import FAILED, FINISHED, STOPPED, Failed, Stopped
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 60  # how long the end of a run waits for W&B's upload
-SUMMARIES = {"train/loss": "min", "train/acc": "max", "val/loss": "min", "val/acc": "max",
-             "lr": "last", "images_per_second": "mean", "grad_norm": "last"}
+SUMMARIES = {
+    "train/loss": "min",
+    "train/acc": "max",
+    "val/loss": "min",
+    "val/acc": "max",
+    "lr": "last",
+    "images_per_second": "mean",
+    "grad_norm": "last",
+}
 
 
 class Tracker:
@@ -51,9 +59,9 @@ class Tracker:
         return time.monotonic() - self.started
 
     def log(self, step: int, *, epoch: float, **metrics: float) -> None:
-        line = {"step": step, "epoch": round(epoch, 4), "seconds": round(self.seconds, 3), **metrics}
+        values = {"step": step, "epoch": round(epoch, 4), "seconds": round(self.seconds, 3), **metrics}
         # JSON has no infinity; a gradient norm that overflowed in fp16 becomes null.
-        line = {key: value if abs(value) < float("inf") else None for key, value in line.items()}
+        line = {key: value if math.isfinite(value) else None for key, value in values.items()}
         self.file.write(json.dumps(line, allow_nan=False) + "\n")
         self.wandb.log(line, step)
 
@@ -65,7 +73,9 @@ class Tracker:
     def __enter__(self) -> "Tracker":
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """Mark how the run ended, by the exception that ended it."""
         status, exit_code = ("finished", FINISHED) if kind is None else ("failed", FAILED)
         if kind is Stopped:
@@ -114,7 +124,7 @@ class WandbRun:
         if self.mode == "disabled":
             return
 
-        def init(mode: str) -> Any:
+        def init(mode: Any) -> Any:
             return wandb.init(
                 mode=mode,
                 id=self.id,
@@ -124,7 +134,7 @@ class WandbRun:
                 group=cfg.wandb.group,
                 name=f"{cfg.name}-{cfg.recipe.name}-seed{cfg.seed}",
                 tags=[cfg.model._target_.rsplit(".")[-1], cfg.data.name[:64], cfg.recipe.name, *cfg.wandb.tags],
-                config=OmegaConf.to_container(cfg),
+                config=cast(dict[str, Any], OmegaConf.to_container(cfg)),
                 notes=f"run folder {run_dir}",
                 reinit="finish_previous",
                 settings=wandb.Settings(console="off", silent=True, init_timeout=30),
@@ -161,7 +171,9 @@ class WandbRun:
         finishing.start()
         finishing.join(FINISH_SECONDS)
         if finishing.is_alive():
-            log.warning("W&B did not finish within %d s; what is missing there stands in metrics.jsonl.", FINISH_SECONDS)
+            log.warning(
+                "W&B did not finish within %d s; what is missing there stands in metrics.jsonl.", FINISH_SECONDS
+            )
         self.run = None
 
     def attempt(self, what: str, call: Any) -> None:

@@ -49,7 +49,9 @@ def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
         if key.split(".")[0] == "trainer" or key == "recipe.epochs":
             OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
         elif key != "resume":
-            raise Refused(f"{override} cannot change in a resumed run: only trainer and recipe.epochs may be given beside resume")
+            raise Refused(
+                f"{override} cannot change in a resumed run: only trainer and recipe.epochs may be given beside resume"
+            )
     return saved
 
 

@@ -1,0 +1,41 @@
+# make help lists the targets. ARGS="…" goes to whatever a target runs: make train ARGS="model=cnn data=digits"
+SHELL := bash
+VENV ?= .venv
+ARGS ?=
+RUN := $(VENV)/bin/python
+DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
+
+.PHONY: help setup demo train compare test check clean
+.DEFAULT_GOAL := help
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+
+setup: $(VENV)/installed ## make .venv and install the package with its tools for development
+
+$(VENV)/installed: pyproject.toml
+	python3 -m venv $(VENV)
+	$(RUN) -m pip install --quiet -e ".[dev]"
+	@touch $@
+
+demo: setup ## train both networks on the bundled digits and print them side by side
+	$(RUN) -m vit_cnn.train experiment=demo model=cnn hydra.run.dir=$(DEMO)/cnn $(ARGS)
+	$(RUN) -m vit_cnn.train experiment=demo model=vit hydra.run.dir=$(DEMO)/vit $(ARGS)
+	$(RUN) -m vit_cnn.compare $(DEMO)/vit $(DEMO)/cnn
+
+train: setup ## train one network: make train ARGS="model=vit data=cifar10"
+	$(RUN) -m vit_cnn.train $(ARGS)
+
+compare: setup ## finished runs side by side: make compare RUNS="runs/a runs/b"
+	$(RUN) -m vit_cnn.compare $(RUNS)
+
+test: setup ## run the tests
+	$(RUN) -m pytest $(ARGS)
+
+check: setup ## lint and check the types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+clean: ## remove .venv and caches; runs stay
+	rm -rf $(VENV) .*_cache *.egg-info

@@ -1,0 +1,54 @@
+"""A run small enough for a second, and what it left behind."""
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from vit_cnn import config, loop
+
+TIMES = {"seconds", "images_per_second"}
+
+TINY = [
+    "data=digits", "data.max_images=160", "recipe.epochs=2", "recipe.batch_size=30", "trainer=cpu",
+    "trainer.log_every=2", "model.patch_size=8", "model.embed_dim=32", "model.hidden_dim=32", "model.num_heads=2",
+    "model.num_layers=2", "recipe.optimizer.lr=3e-3", "seed=3",
+]  # fmt: skip
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The checked config of a command line."""
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return config.check(compose("config", overrides=list(overrides)))
+
+
+def run(folder: str, *overrides: str) -> dict[str, Any]:
+    Path(folder).mkdir(exist_ok=True)
+    return loop.train(composed(*TINY, *overrides), Path(folder))
+
+
+def metrics(folder: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
+
+
+def weights(folder: str, name: str = "last.pt") -> dict[str, torch.Tensor]:
+    return torch.load(Path(folder) / name, weights_only=True)["model"]
+
+
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Send this process SIGINT while it does training step ``step``."""
+    learning_rate = loop.learning_rate
+
+    def interrupting(done: int, **options: Any) -> float:
+        if done + 1 == step:
+            os.kill(os.getpid(), signal.SIGINT)
+        return learning_rate(done, **options)
+
+    monkeypatch.setattr(loop, "learning_rate", interrupting)

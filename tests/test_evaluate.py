@@ -1,0 +1,72 @@
+"""What can be done with a trained run: measure it again, put it beside others."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from helpers import composed, run
+
+from vit_cnn import compare, evaluate
+from vit_cnn.errors import exit_with_code
+from vit_cnn.loop import train
+
+
+def call(
+    main: Callable[[], None], arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as end:
+        exit_with_code(main)
+    printed = capfd.readouterr()
+    return int(end.value.code or 0), printed.out + printed.err
+
+
+@pytest.mark.parametrize("model", ["vit", "cnn"])
+def test_evaluate_reproduces_the_result(
+    model: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    if model == "vit":
+        result = run("run")
+    else:
+        Path("run").mkdir()
+        tiny = ["data=digits", "data.max_images=60", "recipe.batch_size=30", "trainer=cpu", "max_steps=2"]
+        result = train(composed("model=cnn", *tiny), Path("run"))
+    for split in ("train", "val", "test"):
+        code, printed = call(evaluate.main, ["run=run", f"split={split}"], monkeypatch, capfd)
+        assert code == 0, printed
+        for key in ("acc", "loss"):
+            assert printed.count(f"{result[f'{split}/{key}']:.6f}") >= 2, printed
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    (["run=nowhere"], "run=nowhere is not a run folder"),
+    (["run=run", "split=dev"], "split=dev must be one of train, val, test"),
+    (["run=run", "spilt=val"], "spilt is not a key; there are run, split, device"),
+    (["split=val"], "run is missing"),
+])  # fmt: skip
+def test_evaluate_refuses(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, printed = call(evaluate.main, arguments, monkeypatch, capfd)
+    assert code == 2
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_compare(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    results = [run("a", "max_steps=2"), run("b", "max_steps=2", "seed=9")]
+    code, printed = call(compare.main, ["a", "b"], monkeypatch, capfd)
+    assert code == 0
+    for result in results:
+        assert f"{result['test/loss']:.4f}" in printed
+    Path("b/result.json").unlink()
+    code, printed = call(compare.main, ["a", "b"], monkeypatch, capfd)
+    assert code == 2
+    assert "b has no result.json" in printed
+    Path("a/result.json").write_text(json.dumps(results[0])[:-20])
+    code, printed = call(compare.main, ["a"], monkeypatch, capfd)
+    assert code == 2
+    assert "a/result.json cannot be read" in printed

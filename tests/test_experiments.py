@@ -1,0 +1,25 @@
+"""Every experiment composes, says what it asks, and runs."""
+
+from pathlib import Path
+
+import pytest
+from helpers import composed
+
+from vit_cnn import config
+from vit_cnn.loop import train
+
+EXPERIMENTS = sorted((config.CONF / "experiment").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_runs_for_two_steps(path: Path) -> None:
+    small = ["data=digits", "data.max_images=64", "recipe.batch_size=8", "max_steps=2", "trainer=cpu"]
+    Path("run").mkdir()
+    assert train(composed(f"experiment={path.stem}", *small), Path("run"))["steps"] == 2
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_experiment_is_a_document(path: Path) -> None:
+    header = path.read_text().split("defaults:")[0]
+    for word in ("Question:", "Command:", "Expected:"):
+        assert word in header

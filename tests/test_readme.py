@@ -1,0 +1,53 @@
+"""The README's commands work as they stand there; the long ones are shortened by overrides."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = [block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
+
+SHORT = "data.max_images=100 recipe.batch_size=16 max_steps=2"
+BY_CI = ("make demo", "make test")  # run by .ci/run itself
+NEEDS_NETWORK = ("python -m vit_cnn.train model=vit data=cifar10", "python -m vit_cnn.train model=cnn data=cifar10")
+
+
+def shortened(command: str) -> str:
+    """The command as CI runs it."""
+    if command in NEEDS_NETWORK:
+        return f"{command} --cfg job --resolve"
+    if "vit_cnn.train" in command and "resume=" not in command and "--cfg" not in command:
+        return f"{command} {SHORT}"
+    return command
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=[block[0] for block in BLOCKS])
+def test_commands(block: list[str], image_tree: Path, tmp_path: Path) -> None:
+    image_tree.rename(tmp_path / "my_images")
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    for command in block:
+        if command in BY_CI:
+            assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+            continue
+        done = subprocess.run(shortened(command), shell=True, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_what_ci_leaves_out_is_listed() -> None:
+    left_out = README.split("## Not run in CI")[1]
+    for command in NEEDS_NETWORK:
+        assert command.split(" model=")[0] in left_out
+    for line in [line for block in BLOCKS for line in block]:
+        assert re.match(r"make |python -m vit_cnn\.", line), f"{line}: neither shortened nor left out"
+
+
+def test_every_file_the_readme_names_exists() -> None:
+    for path in re.findall(r"\]\(([^)#]+)\)|`((?:conf|vit_cnn|experiments)/[\w./]+)`", README):
+        name = path[0] or path[1]
+        if "mine" not in name and not name.startswith("http"):
+            assert (ROOT / name).exists(), name

@@ -1,0 +1,35 @@
+"""CIFAR-10 (JPEG), where VIT_CNN_DATA names the folder that holds it."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import composed
+from hydra.utils import instantiate
+
+from vit_cnn.data import Dataset
+from vit_cnn.loop import train
+
+IMAGES = Path(os.environ.get("VIT_CNN_DATA", "data")).absolute() / "cifar10-jpeg"
+pytestmark = pytest.mark.skipif(
+    not (IMAGES / "train").is_dir(), reason="VIT_CNN_DATA names no folder with cifar10-jpeg/{train,test}/<class>/*.jpg"
+)
+
+
+def test_all_images_are_read_split_and_trained_on() -> None:
+    root = f"data.root={IMAGES}"
+    data: Dataset = instantiate(composed("data=cifar10_jpeg", root, "trainer=cpu").data)
+    assert (data.name, len(data.classes)) == ("CIFAR-10 (JPEG)", 10)
+    assert (len(data.train), len(data.val), len(data.test)) == (45_000, 5_000, 10_000)
+    assert torch.bincount(data.train.labels).tolist() == [4500] * 10
+    # CIFAR-10's well-known statistics; JPEG moves them by less than this.
+    torch.testing.assert_close(data.mean, torch.tensor([0.4914, 0.4822, 0.4465]), atol=0.01, rtol=0)
+    torch.testing.assert_close(data.std, torch.tensor([0.2470, 0.2435, 0.2616]), atol=0.01, rtol=0)
+
+    Path("run").mkdir()
+    cfg = composed("model=cnn", "data=cifar10_jpeg", root, "data.max_images=1000", "recipe=modern", "recipe.epochs=8",
+                   "recipe.batch_size=50", "recipe.schedule.warmup_epochs=1", "trainer=cpu")  # fmt: skip
+    result = train(cfg, Path("run"))
+    assert result["data"]["name"] == "CIFAR-10 (JPEG)"
+    assert result["test/acc"] > 0.25  # ten classes, 1,000 images: far from good, and far from chance
