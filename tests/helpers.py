@@ -42,12 +42,12 @@ def weights(folder: str, name: str = "last.pt") -> dict[str, torch.Tensor]:
     return torch.load(Path(folder) / name, weights_only=True)["model"]
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Send this process SIGINT while it does training step ``step``."""
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, times: int = 1) -> None:
+    """Send this process SIGINT, ``times`` times, while it does training step ``step``."""
     learning_rate = loop.learning_rate
 
     def interrupting(done: int, **options: Any) -> float:
-        if done + 1 == step:
+        for _ in range(times if done + 1 == step else 0):
             os.kill(os.getpid(), signal.SIGINT)
         return learning_rate(done, **options)
 

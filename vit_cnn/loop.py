@@ -143,7 +143,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     generator = torch.Generator(device)
 
-    with tracker, StopSignal() as stop:
+    with tracker, StopSignal(run_dir) as stop:
         if not saved:
             save_last()  # so that a kill at any moment leaves something to resume, and a full disk shows now
         while progress.step < last_step:

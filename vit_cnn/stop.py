@@ -2,14 +2,25 @@
 
 import signal
 import threading
+from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
+from vit_cnn.errors import Stopped
+
 
 class StopSignal:
-    """Within the ``with`` block, a first signal sets ``requested``; a second one acts as it would without it."""
+    """Within the ``with`` block, a first signal sets ``requested``; a second one ends the block at once.
 
-    def __init__(self) -> None:
+    Args:
+        run_dir: run folder, for the message of a second Ctrl-C.
+
+    Raises:
+        Stopped: on a second Ctrl-C; the run can be resumed from its last checkpoint.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        self.run_dir = run_dir
         self.requested = False
         self.previous: dict[int, Any] = {}
 
@@ -22,6 +33,8 @@ class StopSignal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
+        if kind is KeyboardInterrupt:
+            raise Stopped(f"Stopped at once. To go on from the last checkpoint: resume={self.run_dir}") from error
 
     def request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

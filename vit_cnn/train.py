@@ -19,6 +19,8 @@ from vit_cnn.errors import Refused, Stopped, exit_with_code, is_expected, tell
 def run(composed: DictConfig) -> None:
     """Train once, in the folder that Hydra has made."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
+    if run_dir.is_relative_to(Path.cwd()):
+        run_dir = run_dir.relative_to(Path.cwd())  # shorter in messages
     try:
         cfg = config.check(resumed(run_dir, composed) if composed.resume else fresh(run_dir, composed))
 
