@@ -38,7 +38,8 @@ class Dropout(nn.Module):
         words = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
         levels = words.view(torch.int16)[: x.numel()].view(x.shape)
         keep = levels >= self.dropped_levels - LEVELS // 2
-        return x * (keep * (LEVELS / (LEVELS - self.dropped_levels))).to(x.dtype)
+        # Two products, so that the backward pass keeps a byte for an element and not a float.
+        return (x * keep).mul_(LEVELS / (LEVELS - self.dropped_levels))
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"
