@@ -1,4 +1,4 @@
-"""Data sets: the split, the statistics, folders of images with their cache and faults."""
+"""Data sets: the split, the statistics, CIFAR's archives. Folders of images: test_folder.py."""
 
 import json
 import pickle
@@ -10,12 +10,8 @@ import pytest
 import torch
 from helpers import composed
 from hydra.utils import instantiate
-from PIL import Image
 
-from vit_cnn import folder as folder_module
 from vit_cnn.data import Dataset, Split, normalise, pixel_statistics, shuffled, stratified_split
-from vit_cnn.errors import Refused
-from vit_cnn.folder import common_image_size, decode_all, read_folder
 
 
 def load(*overrides: str) -> Dataset:
@@ -115,98 +111,6 @@ def test_a_damaged_cifar10_is_refused(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(cifar, "download_and_extract_archive", lambda *_, **__: None)
     with pytest.raises(Exception, match=r"data\.root=archive: CIFAR-10 is not there whole.*corrupted"):
         load("data=cifar10", "data.root=archive")
-
-
-def test_folder(image_tree: Path) -> None:
-    data = load("data=folder", f"data.root={image_tree}")
-    assert data.name == "images"
-    assert data.classes == ["blue sky", "grün"]
-    assert (len(data.train), len(data.val), len(data.test)) == (36, 4, 12)
-    assert data.train.images.shape == (36, 3, 16, 16)  # the size of the files
-    with Image.open(image_tree / "test" / "grün" / "0.png") as image:
-        pixels = torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1)
-    position = (data.test.labels == 1).nonzero()[0, 0]
-    assert torch.equal(data.test.images[position], pixels)
-    assert load("data=folder", f"data.root={image_tree}", "data.image_size=24").train.images.shape[1:] == (3, 24, 24)
-    assert load("data=folder", f"data.root={image_tree}", "data.num_channels=1").train.images.shape[1:] == (1, 16, 16)
-
-
-def test_oblong_images_need_a_size(image_tree: Path) -> None:
-    Image.new("RGB", (20, 10)).save(image_tree / "train" / "grün" / "0.png")
-    with pytest.raises(
-        Refused, match=r"data\.image_size has to be given, such as data\.image_size=32: the images are 16×16, 20×10"
-    ):
-        common_image_size(image_tree)
-
-
-def read(root: Path, cache: Path) -> tuple[dict[str, np.ndarray], str]:
-    return read_folder(root, image_size=16, num_channels=3, cache=cache)
-
-
-def test_the_cache_is_used_until_a_file_changes(
-    image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoded = []
-
-    def counting(paths: list[Path], **sizes: int) -> tuple[np.ndarray, list[bytes]]:
-        decoded.append(len(paths))
-        return decode_all(paths, **sizes)
-
-    monkeypatch.setattr(folder_module, "decode_all", counting)
-    first, fingerprint = read(image_tree, tmp_path / "c")
-    again, same = read(image_tree, tmp_path / "c")
-    assert decoded == [40, 12]
-    assert same == fingerprint
-    assert all(np.array_equal(first[key], again[key]) for key in first)
-
-    Image.new("RGB", (16, 16)).save(image_tree / "train" / "grün" / "3.png")
-    _, changed = read(image_tree, tmp_path / "c")
-    assert len(decoded) == 4
-    assert changed != fingerprint
-    (image_tree / "test" / "grün" / "0.png").rename(image_tree / "test" / "grün" / "zero.png")
-    assert read(image_tree, tmp_path / "c")[1] not in (fingerprint, changed)
-    assert len(decoded) == 6
-
-
-def test_a_damaged_cache_is_made_anew(image_tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    first, _ = read(image_tree, tmp_path / "c")
-    (cached,) = (tmp_path / "c").iterdir()
-    content = bytearray(cached.read_bytes())
-    content[2000] ^= 255
-    cached.write_bytes(content)
-    again, _ = read(image_tree, tmp_path / "c")
-    assert "is damaged" in caplog.text
-    assert np.array_equal(first["train_images"], again["train_images"])
-
-
-def test_a_cache_that_cannot_be_written_costs_nothing_else(
-    image_tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    (tmp_path / "c").write_text("a file where a folder should be")
-    arrays, _ = read(image_tree, tmp_path / "c")
-    assert len(arrays["train_images"]) == 40
-    assert "data.cache" in caplog.text
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", "truncated"], ids=["empty", "text", "truncated"])
-def test_an_unreadable_image_is_named(image_tree: Path, tmp_path: Path, content: bytes | str) -> None:
-    victim = image_tree / "train" / "grün" / "7.png"
-    victim.write_bytes(victim.read_bytes()[:300] if isinstance(content, str) else content)
-    with pytest.raises(Refused, match=r"data\.root: .*grün/7\.png cannot be read as an image"):
-        read(image_tree, tmp_path / "c")
-    assert not (tmp_path / "c").exists()  # no half-written cache
-
-
-def test_trees_that_cannot_be_used_are_refused(image_tree: Path, tmp_path: Path) -> None:
-    (image_tree / "train" / "empty").mkdir()
-    with pytest.raises(Refused, match=r"class 'empty' is in train but not in test"):
-        read(image_tree, tmp_path / "c")
-    (image_tree / "test" / "empty").mkdir()
-    with pytest.raises(Refused, match=r"class folder .*train/empty holds no images"):
-        read(image_tree, tmp_path / "c")
-    with pytest.raises(Refused, match=r"holds no class folders"):
-        (tmp_path / "bare" / "train").mkdir(parents=True)
-        read(tmp_path / "bare", tmp_path / "c")
 
 
 def test_describe_can_be_written_as_json() -> None:

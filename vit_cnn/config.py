@@ -142,8 +142,10 @@ RANGES: dict[str, tuple[Any, str]] = {
     "wandb.mode": one_of("auto", "online", "offline", "disabled"),
     "data.image_size": at_least(1),
     "data.num_channels": (lambda channels: channels in (1, 3), "1 (grey) or 3 (RGB)"),
-    "data.num_classes": at_least(2),
+    "data.num_classes": at_least(1),
+    "data.fit": one_of("crop", "squash"),
     "data.val_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
+    "data.test_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
     "data.max_images": at_least(1),
 }
 

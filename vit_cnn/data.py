@@ -59,6 +59,7 @@ class Dataset:
         train, val, test: the splits.
         mean, std: float32 [c], of the training split's pixels scaled to [0, 1].
         fingerprint: hash of the images and the split; equal fingerprints mean comparable results.
+        skipped: files that were left out since they could not be read.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Dataset:
     mean: Tensor
     std: Tensor
     fingerprint: str
+    skipped: list[str] = dataclasses.field(default_factory=list)
 
     def to(self, device: torch.device) -> "Dataset":
         moved = {key: getattr(self, key).to(device) for key in ("train", "val", "test", "mean", "std")}
@@ -78,7 +80,8 @@ class Dataset:
     def describe(self) -> dict[str, object]:
         """What ``result.json`` says of the data."""
         counts = {split: len(getattr(self, split)) for split in ("train", "val", "test")}
-        return {"name": self.name, "source": self.source, **counts, "fingerprint": self.fingerprint}
+        about = {"name": self.name, "source": self.source, "fingerprint": self.fingerprint}
+        return {**about, **counts, "skipped": len(self.skipped)}
 
 
 def digits(
@@ -109,7 +112,7 @@ def digits(
     )
 
 
-def cifar10(
+def cifar(
     *,
     name: str,
     root: str,
@@ -119,28 +122,34 @@ def cifar10(
     val_fraction: float,
     max_images: int | None,
 ) -> Dataset:
-    """CIFAR-10 through torchvision, downloaded to ``root`` on first use and checked against its checksums.
+    """CIFAR-10 or, with 100 classes, CIFAR-100, downloaded by torchvision to ``root`` on first use and checked.
 
     Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009,
     https://www.cs.toronto.edu/~kriz/cifar.html.
 
     Raises:
-        Refused: it is not in ``root`` and cannot be downloaded, or what is there is damaged.
+        Refused: it is not in ``root`` and cannot be downloaded, or what is there does not have the right checksum.
     """
-    from torchvision.datasets import CIFAR10
+    from torchvision.datasets import CIFAR10, CIFAR100
 
-    if (image_size, num_channels) != (32, 3):
+    archives = {10: CIFAR10, 100: CIFAR100}
+    if num_classes not in archives or (image_size, num_channels) != (32, 3):
         raise Refused(
-            f"data.image_size={image_size}, data.num_channels={num_channels}: CIFAR-10 is 32×32 with 3 channels"
+            f"data.image_size={image_size}, data.num_channels={num_channels}, data.num_classes={num_classes}: "
+            "CIFAR is 32×32 with 3 channels and 10 or 100 classes"
         )
+    archive = archives[num_classes]
     try:
-        sources = [CIFAR10(root, train=train, download=True) for train in (True, False)]
+        sources = [archive(root, train=train, download=True) for train in (True, False)]
     except (OSError, RuntimeError) as error:  # no network, an unwritable root, or a checksum that does not match
         with contextlib.suppress(OSError):
             Path(root).rmdir()  # torchvision made it; one that holds anything stays
+        wrong = ""
+        if (there := Path(root) / archive.filename).exists():
+            wrong = f"{there} has not the checksum of the real archive (md5 {archive.tgz_md5}), "
         raise Refused(
-            f"data.root={root}: CIFAR-10 is not there whole, and {CIFAR10.url} gives: {error}. "
-            "Without network: data=digits, or data=folder data.root=<folder with train/<class>/* and test/<class>/*>"
+            f"data.root={root}: {name} is not there whole: {wrong}and {archive.url} gives: {error}. "
+            "Without network: data=digits, or data=folder data.root=<folder with <class>/*.jpg>"
         ) from error
     splits = []
     for source in sources:
@@ -148,7 +157,7 @@ def cifar10(
         splits.append(Split(images, torch.tensor(source.targets), torch.arange(len(images))))
     return assemble(
         name=name,
-        source=CIFAR10.url,
+        source=archive.url,
         classes=sources[0].classes,
         train=splits[0],
         test=splits[1],
@@ -166,34 +175,52 @@ def folder(
     image_size: int,
     num_channels: int,
     num_classes: int,
+    fit: str,
     val_fraction: float,
+    test_fraction: float,
     max_images: int | None,
+    skip_bad: bool,
     cache: str,
 ) -> Dataset:
-    """A tree of images, ``<root>/{train,test}/<class>/*``; ``cache`` is the folder for the decoded images.
+    """Image files in class folders, ``<root>/{train,test}/<class>/*`` or ``<root>/<class>/*``.
+
+    Args:
+        fit: ``crop`` cuts the largest square from the centre of an image, ``squash`` changes its aspect ratio.
+        test_fraction: share of the images of each class that becomes test images, where ``root`` has no such split.
+        skip_bad: go on without files that cannot be read.
+        cache: folder for the decoded images.
 
     Raises:
         Refused: the tree or an image cannot be used; the message names the folder or file.
     """
     tree = Path(root).expanduser()
-    arrays, fingerprint = read_folder(
-        tree, image_size=image_size, num_channels=num_channels, cache=Path(cache).expanduser()
+    found = read_folder(
+        tree,
+        image_size=image_size,
+        num_channels=num_channels,
+        fit=fit,
+        skip_bad=skip_bad,
+        cache=Path(cache).expanduser(),
     )
-    splits = []
-    for split in ("train", "test"):
-        labels = torch.from_numpy(arrays[f"{split}_labels"])
-        splits.append(Split(torch.from_numpy(arrays[f"{split}_images"]), labels, torch.arange(len(labels))))
-    return assemble(
+    splits = {}
+    for split, array in found.images.items():
+        labels = torch.from_numpy(found.labels[split])
+        splits[split] = Split(torch.from_numpy(array), labels, torch.arange(len(labels)))
+    if "all" in splits:
+        rest, held_out = stratified_split(splits["all"].labels, fraction=test_fraction)
+        splits = {"train": splits["all"].take(rest), "test": splits["all"].take(held_out)}
+    data = assemble(
         name=name,
         source=f"folder {tree.resolve().name}",
         classes=class_names(tree),
-        train=splits[0],
-        test=splits[1],
-        fingerprint=fingerprint,
+        train=splits["train"],
+        test=splits["test"],
+        fingerprint=found.fingerprint,
         num_classes=num_classes,
         val_fraction=val_fraction,
         max_images=max_images,
     )
+    return dataclasses.replace(data, skipped=found.skipped)
 
 
 def assemble(
@@ -226,7 +253,7 @@ def assemble(
         train, val, test = (shrink(split, max_images) for split in (train, val, test))
     if not (len(train) and len(val) and len(test)):
         counts = f"{len(train)} training, {len(val)} validation and {len(test)} test images"
-        raise Refused(f"data.val_fraction={val_fraction} leaves {counts} of {name}; each needs some")
+        raise Refused(f"data.val_fraction={val_fraction}: {name} has too few images, {counts}; each needs some")
     mean, std = pixel_statistics(train.images)
     fingerprint = hashlib.sha256(
         fingerprint.encode() + b"".join(split.indices.numpy().tobytes() for split in (train, val, test))

@@ -123,6 +123,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     console.print(size_table(model, example, every_layer=cfg.layers))
     counts = f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
     log.info("%s: %s", data.name, counts)
+    if data.skipped:
+        (run_dir / "skipped.txt").write_text("\n".join(data.skipped) + "\n")
+        log.warning("%d files cannot be read and are left out: %s", len(data.skipped), run_dir / "skipped.txt")
     log.info(
         "%s on %s, %s; %d steps; run folder %s",
         type(model).__name__,
