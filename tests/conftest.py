@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "disabled")  # a test that looks at W&B asks for it
@@ -18,11 +18,14 @@ from vit_cnn.errors import exit_with_code
 
 
 @pytest.fixture(autouse=True)
-def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Each test runs in a folder of its own, with its own cache and W&B folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    yield
+    if wandb := sys.modules.get("wandb"):
+        wandb.teardown()  # or it goes on in the first test's folder
 
 
 @pytest.fixture

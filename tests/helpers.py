@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from omegaconf import DictConfig
 
 from vit_cnn import config, loop
 
-TIMES = {"seconds", "images_per_second"}
+TIMES = {"seconds", "images_per_second", "memory_bytes"}  # differ between equal runs
 
 TINY = [
     "data=digits", "data.max_images=160", "recipe.epochs=2", "recipe.batch_size=30", "trainer=cpu",
@@ -52,3 +54,20 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, times: int = 1) -> No
         return learning_rate(done, **options)
 
     monkeypatch.setattr(loop, "learning_rate", interrupting)
+
+
+def wandb_records(folder: Path) -> list[dict[str, Any]]:
+    """What an offline run holds, read back by W&B's own tool."""
+    call = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)]
+    lines = subprocess.run(call, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [json.loads(line) for line in lines]
+
+
+def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [record["history"] for record in records if record["type"] == "history"]
+
+
+def wandb_history() -> list[dict[str, Any]]:
+    """What was logged, by step, in the only offline run here."""
+    (folder,) = Path("wandb").glob("offline-run-*")
+    return [entry["item"] for entry in history(wandb_records(folder))]

@@ -1,8 +1,6 @@
 """Weights & Biases mirrors a run, and whatever happens to it changes nothing."""
 
 import json
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,23 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from helpers import TINY, composed, metrics, run, stop_at, weights
+from helpers import TINY, composed, history, metrics, run, stop_at, wandb_records, weights
 
 from vit_cnn import tracking
 from vit_cnn.display import RunDisplay
 from vit_cnn.errors import Stopped
 from vit_cnn.tracking import choose_mode
-
-
-def wandb_records(folder: Path) -> list[dict[str, Any]]:
-    """What an offline run holds, read back by W&B's own tool."""
-    call = [str(Path(sys.executable).with_name("wandb")), "leet", "inspect", "--json", str(folder)]
-    lines = subprocess.run(call, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [json.loads(line) for line in lines]
-
-
-def history(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    return [record["history"] for record in records if record["type"] == "history"]
 
 
 def test_an_offline_run_holds_config_and_curves(

@@ -70,12 +70,23 @@ class Trainer:
 
 
 @dataclasses.dataclass
+class Media:
+    inputs: bool
+    attention: bool
+    filters: bool
+    confusion: bool
+    per_class: bool
+    mistakes: bool
+
+
+@dataclasses.dataclass
 class WandB:
     mode: str
     project: str
     entity: Optional[str]
     group: str
     tags: list[str]
+    media: Media
 
 
 @dataclasses.dataclass

@@ -24,6 +24,7 @@ from vit_cnn.display import RunDisplay, console, print_results, share_console_wi
 from vit_cnn.environment import device_name, git_state, peak_memory_bytes, versions
 from vit_cnn.errors import Failed, Refused, Stopped
 from vit_cnn.evaluate import autocast_for, logits_of, precision_of, score
+from vit_cnn.media import Media
 from vit_cnn.optim import build_optimizer, learning_rate
 from vit_cnn.stop import StopSignal
 from vit_cnn.summary import count, flops_per_image, size_table
@@ -146,6 +147,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     generator = torch.Generator(device)
 
+    media = Media(wandb=tracker.wandb, switches=cfg.wandb.media, data=data)
+
     with tracker, StopSignal(run_dir) as stop:
         if not saved:
             save_last()  # so that a kill at any moment leaves something to resume, and a full disk shows now
@@ -158,6 +161,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             ):
                 images, labels = normalise(data.train.images[chosen], data.mean, data.std), data.train.labels[chosen]
                 images = augment(images, recipe.augment, seeded(generator, cfg.seed, epoch, batch))
+                if progress.step == 0:
+                    media.inputs(images)
                 lr = learning_rate(progress.step, recipe=recipe, steps_per_epoch=steps_per_epoch)
                 for group in optimizer.param_groups:
                     group["lr"] = lr
@@ -182,7 +187,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
                     progress.seconds_train = time.perf_counter() - started
                     images_seen = (progress.step - progress.logged_step) * recipe.batch_size
                     rate = images_seen / (progress.seconds_train - progress.logged_seconds)
-                    metrics |= {"lr": lr, "images_per_second": rate}
+                    metrics |= {"lr": lr, "images_per_second": rate, "memory_bytes": peak_memory_bytes(device)}
+                    metrics["param_norm"] = torch.nn.utils.get_total_norm(parameters).item()
                     tracker.log(progress.step, epoch=progress.step / steps_per_epoch, **metrics)
                     display.train_metrics(progress.step, metrics)
                     progress.logged_step, progress.logged_seconds = progress.step, progress.seconds_train
@@ -196,8 +202,10 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
                 val = score(logits_of(model, data.val, data, autocast), data.val.labels)
                 is_best = val["acc"] > progress.best_acc
                 metrics = {"val/loss": val["loss"], "val/acc": val["acc"]}
-                tracker.log(progress.step, epoch=progress.step / steps_per_epoch, **metrics)
-                display.val_metrics(progress.step / steps_per_epoch, metrics, is_best=is_best)
+                epochs_done, is_last = progress.step / steps_per_epoch, progress.step == last_step
+                tracker.log(progress.step, epoch=epochs_done, **metrics)
+                display.val_metrics(epochs_done, metrics, is_best=is_best)
+                media.inside(model, step=progress.step, epoch=epochs_done, is_last=is_last)
                 if is_best:
                     progress.best_step, progress.best_acc = progress.step, val["acc"]
                     about = {"step": progress.step, "classes": data.classes, "fingerprint": data.fingerprint}
@@ -213,6 +221,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         for name, split in {"train": data.train, "val": data.val, "test": data.test}.items():
             logits = logits_of(model, split, data, autocast)
             scores |= {f"{name}/{key}": value for key, value in score(logits, split.labels).items()}
+            if name == "val":
+                media.predictions(logits, step=progress.step)
             if name != "train":
                 arrays = {"logits": logits, "labels": split.labels, "indices": split.indices}
                 predictions |= {f"{name}_{key}": array.cpu().numpy() for key, array in arrays.items()}

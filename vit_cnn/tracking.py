@@ -29,6 +29,8 @@ SUMMARIES = {
     "lr": "last",
     "images_per_second": "mean",
     "grad_norm": "last",
+    "param_norm": "last",
+    "memory_bytes": "max",
 }
 
 
