@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from vit_cnn import config, loop
+from vit_cnn.errors import exit_with_code
 
 TIMES = {"seconds", "images_per_second", "memory_bytes"}  # differ between equal runs
 
@@ -71,3 +73,15 @@ def wandb_history() -> list[dict[str, Any]]:
     """What was logged, by step, in the only offline run here."""
     (folder,) = Path("wandb").glob("offline-run-*")
     return [entry["item"] for entry in history(wandb_records(folder))]
+
+
+def call(
+    main: Callable[[], None], arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> tuple[int, str]:
+    """Run a command in this process: exit code and what it printed."""
+    monkeypatch.setattr(sys, "argv", ["command", *arguments])
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as end:
+        exit_with_code(main)
+    printed = capfd.readouterr()
+    return int(end.value.code or 0), printed.out + printed.err

@@ -1,27 +1,13 @@
 """What can be done with a trained run: measure it again, put it beside others."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from helpers import composed, run
+from helpers import call, composed, run
 
 from vit_cnn import compare, evaluate
-from vit_cnn.errors import exit_with_code
 from vit_cnn.loop import train
-
-
-def call(
-    main: Callable[[], None], arguments: list[str], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> tuple[int, str]:
-    monkeypatch.setattr(sys, "argv", ["command", *arguments])
-    capfd.readouterr()
-    with pytest.raises(SystemExit) as end:
-        exit_with_code(main)
-    printed = capfd.readouterr()
-    return int(end.value.code or 0), printed.out + printed.err
 
 
 @pytest.mark.parametrize("model", ["vit", "cnn"])

@@ -72,7 +72,7 @@ def main() -> None:
     if command.split not in ("train", "val", "test"):
         raise Refused(f"split={command.split} must be one of train, val, test")
     run_dir = Path(command.run)
-    cfg = config.check(load_config(run_dir, device=command.device))
+    cfg = load_config(run_dir, device=command.device)
     weights = checkpoint.load(run_dir / "best.pt")
     device = torch.device(cfg.trainer.device)
     data: Dataset = instantiate(cfg.data).to(device)
@@ -101,7 +101,11 @@ def main() -> None:
 
 
 def load_config(run_dir: Path, *, device: str) -> DictConfig:
-    """The config of a run, its trainer moved to ``device``."""
+    """The config of a run, its trainer moved to ``device``; ``auto`` is where it was trained, or else the CPU.
+
+    Raises:
+        Refused: it is not a run folder, or there is no such device.
+    """
     path = run_dir / ".hydra" / "config.yaml"
     if not path.is_file():
         raise Refused(f"run={run_dir} is not a run folder: it has no .hydra/config.yaml")
@@ -114,6 +118,7 @@ def load_config(run_dir: Path, *, device: str) -> DictConfig:
     if torch.device(device).type != torch.device(cfg.trainer.device).type:
         cfg.trainer.precision = "fp32"
     cfg.trainer.device = device
+    config.check_device(cfg)
     return cfg
 
 

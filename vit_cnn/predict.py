@@ -1,0 +1,211 @@
+"""Classify your own images: ``python -m vit_cnn.predict runs/mine photo.jpg more_photos/``.
+
+From Python::
+
+    run = load_run("runs/mine")
+    probabilities = run.model(run.preprocess(["photo.jpg"])).softmax(dim=1)
+    print(run.classes[probabilities[0].argmax()])
+"""
+
+import argparse
+import dataclasses
+import glob
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from rich import box
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor, nn
+
+from vit_cnn import checkpoint
+from vit_cnn.attention import cls_attention, rollout
+from vit_cnn.data import normalise
+from vit_cnn.display import console
+from vit_cnn.errors import Failed, Refused, exit_with_code
+from vit_cnn.evaluate import load_config
+from vit_cnn.folder import shown, why_unreadable
+from vit_cnn.images import SUFFIXES, decode
+from vit_cnn.models import ViT
+from vit_cnn.pictures import Picture, enlarge, from_normalised, spotlight, tile
+
+BATCH_SIZE = 250
+SIDE = 224  # pixels of an image in the picture of the attention, about
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A trained network and what it takes to use it.
+
+    Attributes:
+        model: in evaluation mode, with the best weights; float images [b, c, h, w] → logits [b, classes].
+        classes: names, by label.
+        image_size, num_channels, fit: how an image is brought to the network's size, as in ``conf/data/folder.yaml``.
+        mean, std: float32 [c], of the training images' pixels in [0, 1].
+    """
+
+    model: nn.Module
+    classes: list[str]
+    image_size: int
+    num_channels: int
+    fit: str
+    mean: Tensor
+    std: Tensor
+
+    def preprocess(self, images: list[str | Path | bytes]) -> Tensor:
+        """Image files (paths, or their bytes) of any common kind and size → normalised images [b, c, h, w].
+
+        Raises:
+            Refused: one cannot be read; it is named.
+        """
+        options: dict[str, Any] = {"image_size": self.image_size, "num_channels": self.num_channels, "fit": self.fit}
+        decoded = []
+        for image in images:
+            content = b""
+            try:
+                content = image if isinstance(image, bytes) else Path(image).read_bytes()
+                decoded.append(decode(content, **options))
+            except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
+                name = "the image" if isinstance(image, bytes) else image
+                raise Refused(why_unreadable(name, content, error)) from error
+        pixels = torch.from_numpy(np.stack(decoded)).to(self.mean.device)
+        return normalise(pixels, self.mean, self.std)
+
+
+def load_run(folder: str | Path, *, device: str = "cpu") -> TrainedRun:
+    """Load the best weights of a run folder; the images it was trained on are not needed.
+
+    Raises:
+        Refused: it is not a run folder, or it has no weights yet.
+    """
+    folder = Path(folder)
+    cfg = load_config(folder, device=device)
+    saved = checkpoint.load(folder / "best.pt")
+    model = instantiate(cfg.model)
+    checkpoint.load_weights(model, saved["model"], folder / "best.pt")
+    return TrainedRun(
+        model=model.eval().requires_grad_(False).to(device),
+        classes=saved["classes"],
+        image_size=cfg.data.image_size,
+        num_channels=cfg.data.num_channels,
+        fit=cfg.data.get("fit", "crop"),
+        mean=saved["mean"].to(device),
+        std=saved["std"].to(device),
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m vit_cnn.predict", description="Classify images with a trained run")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", help="file, folder or glob; - reads a list of them from standard input"
+    )
+    parser.add_argument("--top", type=int, default=3, help="how many classes to show (default: 3)")
+    parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
+    parser.add_argument("--attention", metavar="OUT.png", type=Path, help="draw where a ViT looks (first 16 images)")
+    parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    arguments = parser.parse_args()
+    if arguments.top < 1:
+        raise Refused(f"--top {arguments.top} must be at least 1")
+
+    run = load_run(arguments.run, device=arguments.device)
+    if arguments.attention and not isinstance(run.model, ViT):
+        raise Refused(f"--attention: a {type(run.model).__name__} has no attention maps; give the run of a ViT")
+    answers: list[dict[str, Any]] = []
+    pictures: list[Picture] = []
+    batch: list[tuple[dict[str, Any], Tensor]] = []
+
+    def answer_batch() -> None:
+        images = torch.cat([image for _, image in batch])
+        probabilities = run.model(images).softmax(dim=1).cpu()
+        most = probabilities.topk(min(arguments.top, len(run.classes)), dim=1)
+        for (answer, _), values, labels in zip(batch, most.values.tolist(), most.indices.tolist(), strict=True):
+            named = zip(labels, values, strict=True)
+            answer["top"] = [{"class": run.classes[label], "probability": value} for label, value in named]
+        if arguments.attention and not pictures:
+            pictures.append(attention_picture(run, images[:16]))
+        batch.clear()
+
+    for name in expanded(arguments.images):
+        answers.append(answer := {"image": name})
+        try:
+            batch.append((answer, run.preprocess([name])))
+        except Refused as error:
+            answer["error"] = str(error)
+        if len(batch) == BATCH_SIZE:
+            answer_batch()
+    if batch:
+        answer_batch()
+
+    if arguments.json:
+        print(json.dumps(answers, indent=2))
+    else:
+        print_answers(answers)
+    if pictures:
+        save_png(pictures[0], arguments.attention)
+    if failed := sum("error" in answer for answer in answers):
+        raise Failed(f"{failed} of {len(answers)} images cannot be read")
+
+
+def expanded(names: list[str]) -> Iterator[str]:
+    """Files as they are; the images of folders, of globs that the shell left alone, and of a list on standard input."""
+    for name in names:
+        if name == "-":
+            yield from expanded([line.rstrip("\n") for line in sys.stdin if line.strip()])
+        elif Path(name).is_dir():
+            inside = sorted(str(path) for path in Path(name).rglob("*") if path.suffix.lower() in SUFFIXES)
+            if not inside:
+                raise Refused(f"{shown(name)} holds no images ({', '.join(sorted(SUFFIXES))})")
+            yield from inside
+        elif not Path(name).exists() and (matches := sorted(glob.glob(name, recursive=True))):
+            yield from expanded(matches)
+        else:
+            yield name
+
+
+def print_answers(answers: list[dict[str, Any]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("image", overflow="fold")
+    table.add_column("classes, most probable first", overflow="fold")
+    for answer in answers:
+        if "error" in answer:
+            cell = Text(answer["error"], style="red")
+        else:
+            cell = Text("   ").join(
+                Text(f"{top['class']} {top['probability']:.1%}", style="bold" if rank == 0 else "")
+                for rank, top in enumerate(answer["top"])
+            )
+        table.add_row(Text(shown(answer["image"])), cell)
+    console.print(table)
+
+
+def attention_picture(run: TrainedRun, images: Tensor) -> Picture:
+    """A row for each image [b, c, h, w]: as the network sees it, CLS's attention in the last layer, rollout."""
+    assert isinstance(run.model, ViT)
+    maps = run.model.attention_maps(images)
+    factor = max(1, SIDE // run.image_size)
+    rows = []
+    seen = [enlarge(picture, factor) for picture in from_normalised(images, run.mean, run.std)]
+    for picture, last, flow in zip(seen, cls_attention(maps).mean(dim=1), rollout(maps), strict=True):
+        rows += [picture, spotlight(picture, last), spotlight(picture, flow)]
+    return tile(rows, columns=3, gap=8)
+
+
+def save_png(picture: Picture, path: Path) -> None:
+    from PIL import Image
+
+    try:
+        Image.fromarray(picture).save(path, format="PNG")
+    except OSError as error:
+        raise Failed(f"--attention {path} cannot be written: {error}") from error
+    console.print(f"{path}: each image, where the last layer looks, and what reached it through all layers (rollout)")
+
+
+if __name__ == "__main__":
+    exit_with_code(main)
