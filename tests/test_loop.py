@@ -55,7 +55,7 @@ def test_the_files_of_a_run(own_folder: None) -> None:
     assert lines[2].keys() == {"step", "epoch", "val/loss", "val/acc"}
     assert lines[0].keys() == {"step", "epoch", "train/loss", "train/acc", "lr", "grad_norm", "param_norm"}
     assert lines[2]["epoch"] == 1
-    best = max((line for line in lines if "val/acc" in line), key=lambda line: line["val/acc"])
+    best = max((line for line in lines if "val/acc" in line), key=lambda line: (line["val/acc"], -line["val/loss"]))
     assert result["val/acc"] == pytest.approx(best["val/acc"])
     assert result["best_epoch"] == best["epoch"]
 

@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import TINY, composed
+
+from vit_cnn.loop import train
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -36,6 +39,15 @@ def test_commands(block: list[str], image_tree: Path, tmp_path: Path) -> None:
             continue
         done = subprocess.run(shortened(command), shell=True, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+
+
+def test_python_runs(image_tree: Path, tmp_path: Path) -> None:
+    Path("runs/mine").mkdir(parents=True)
+    train(composed(*TINY, "data=folder", f"data.root={image_tree}", "recipe.batch_size=18"), Path("runs/mine"))
+    (image_tree / "test" / "grün" / "0.png").rename("photo.jpg")
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() in ("blue sky", "grün"), done.stderr
 
 
 def test_what_ci_leaves_out_is_listed() -> None:

@@ -49,7 +49,7 @@ class RunDisplay:
             TextColumn("{task.fields[train]}"),
             TextColumn("{task.fields[val]}"),
             TextColumn("left"),
-            TimeRemainingColumn(elapsed_when_finished=True),
+            TimeRemainingColumn(),
             console=console,
             disable=not console.is_terminal,
             speed_estimate_period=300,

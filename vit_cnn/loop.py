@@ -41,7 +41,7 @@ class Progress:
         step: training steps done.
         seconds: wall-clock seconds so far; the pause between a stop and its resume does not count.
         seconds_train: of these, seconds in training steps.
-        best_step, best_acc: the best epoch so far, by validation accuracy.
+        best_step, best_acc, best_loss: the best epoch so far, by validation accuracy, and by loss where that is equal.
         logged_step, logged_seconds: ``step`` and ``seconds_train`` when training metrics were last logged.
     """
 
@@ -50,6 +50,7 @@ class Progress:
     seconds_train: float = 0.0
     best_step: int = 0
     best_acc: float = -1.0
+    best_loss: float = math.inf
     logged_step: int = 0
     logged_seconds: float = 0.0
 
@@ -200,14 +201,14 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
             if progress.step % steps_per_epoch == 0 or progress.step == last_step:
                 val = score(logits_of(model, data.val, data, autocast), data.val.labels)
-                is_best = val["acc"] > progress.best_acc
+                is_best = (val["acc"], -val["loss"]) > (progress.best_acc, -progress.best_loss)
                 metrics = {"val/loss": val["loss"], "val/acc": val["acc"]}
                 epochs_done, is_last = progress.step / steps_per_epoch, progress.step == last_step
                 tracker.log(progress.step, epoch=epochs_done, **metrics)
                 display.val_metrics(epochs_done, metrics, is_best=is_best)
                 media.inside(model, step=progress.step, epoch=epochs_done, is_last=is_last)
                 if is_best:
-                    progress.best_step, progress.best_acc = progress.step, val["acc"]
+                    progress.best_step, progress.best_acc, progress.best_loss = progress.step, val["acc"], val["loss"]
                     about = {"step": progress.step, "classes": data.classes, "fingerprint": data.fingerprint}
                     checkpoint.save(best, {"model": model.state_dict(), "mean": data.mean, "std": data.std, **about})
             save_last()
