@@ -5,7 +5,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup demo train compare test check clean
+.PHONY: help setup demo train compare notebooks test check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -28,6 +28,10 @@ train: setup ## train one network: make train ARGS="model=vit data=cifar10"
 
 compare: setup ## finished runs side by side: make compare RUNS="runs/a runs/b"
 	$(RUN) -m vit_cnn.compare $(RUNS)
+
+notebooks: setup ## open the notebooks in JupyterLab
+	$(RUN) -m pip install --quiet -e ".[notebooks]"
+	$(VENV)/bin/jupyter lab notebooks
 
 test: setup ## run the tests
 	$(RUN) -m pytest $(ARGS)
