@@ -1,5 +1,6 @@
 """What the tests share: a network and a data set small enough to train in a second, and the command line in-process."""
 
+import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +24,9 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    handlers = list(logging.getLogger().handlers)
     yield
+    logging.getLogger().handlers = handlers  # without the one that Hydra pointed at this test's train.log
     if wandb := sys.modules.get("wandb"):
         wandb.teardown()  # or it goes on in the first test's folder
 
