@@ -5,7 +5,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup demo train compare notebooks test check clean
+.PHONY: help setup demo train report notebooks test check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -22,12 +22,13 @@ demo: setup ## train both networks on the bundled digits and print them side by 
 	$(RUN) -m vit_cnn.train experiment=demo model=cnn hydra.run.dir=$(DEMO)/cnn $(ARGS)
 	$(RUN) -m vit_cnn.train experiment=demo model=vit hydra.run.dir=$(DEMO)/vit $(ARGS)
 	$(RUN) -m vit_cnn.compare $(DEMO)/vit $(DEMO)/cnn
+	$(RUN) -m vit_cnn.report $(DEMO) --out $(DEMO)/report
 
 train: setup ## train one network: make train ARGS="model=vit data=cifar10"
 	$(RUN) -m vit_cnn.train $(ARGS)
 
-compare: setup ## finished runs side by side: make compare RUNS="runs/a runs/b"
-	$(RUN) -m vit_cnn.compare $(RUNS)
+report: setup ## a page from runs, and its figures and tables: make report RUNS="runs/a runs/b"
+	$(RUN) -m vit_cnn.report $(RUNS) $(ARGS)
 
 notebooks: setup ## open the notebooks in JupyterLab
 	$(RUN) -m pip install --quiet -e ".[notebooks]"

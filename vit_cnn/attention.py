@@ -6,7 +6,7 @@ Axes: ``b`` batch, ``h w`` patch grid, ``n`` tokens, ``heads`` attention heads.
 import math
 
 import torch
-from einops import rearrange
+from einops import einsum, rearrange
 from torch import Tensor
 
 
@@ -30,3 +30,24 @@ def rollout(maps: Tensor) -> Tensor:
         flow = (layer + torch.eye(n, device=maps.device)) / 2 @ flow
     side = math.isqrt(n - 1)
     return rearrange(flow[:, 0, 1:], "b (h w) -> b h w", h=side)
+
+
+def mean_distance(maps: Tensor, *, patch_size: int) -> Tensor:
+    """How far patches look, in pixels: mean distance between a patch and what it attends to, weighted by attention.
+
+    Source: Dosovitskiy et al., 2021, figure 7. Attention to and from CLS is left out.
+
+    Args:
+        maps: [b, layers, heads, n, n].
+        patch_size: pixels.
+
+    Returns:
+        [layers, heads], mean over images and patches.
+    """
+    side = math.isqrt(maps.shape[-1] - 1)
+    grid = torch.arange(side, device=maps.device, dtype=maps.dtype) * patch_size
+    centres = torch.cartesian_prod(grid, grid)
+    weights = maps[..., 1:, 1:]
+    weights = weights / weights.sum(dim=-1, keepdim=True)
+    distances = einsum(weights, torch.cdist(centres, centres), "b layers heads q n, q n -> b layers heads q")
+    return distances.mean(dim=(0, 3))

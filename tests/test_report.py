@@ -1,0 +1,237 @@
+"""The report: its statistics, what it refuses, and the page itself, in a browser where there is one."""
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import TINY, call, composed, run
+
+from vit_cnn.errors import Refused
+from vit_cnn.loop import train
+from vit_cnn.report import __main__ as report
+from vit_cnn.report import curves, statistics
+from vit_cnn.report.build import build
+from vit_cnn.report.claims import check_claims
+from vit_cnn.report.runs import Run, by_label, find_runs, label_runs
+
+# Statistics, against values worked out by hand or by others
+
+
+def test_mcnemar() -> None:
+    a = np.array([True] * 8 + [False] * 2 + [True] * 5)
+    b = np.array([False] * 8 + [True] * 2 + [True] * 5)
+    only_a, only_b, p = statistics.mcnemar(a, b)
+    assert (only_a, only_b) == (8, 2)
+    assert p == pytest.approx(2 * (1 + 10 + 45) / 2**10)  # two-sided binomial tail of 2 in 10
+    assert statistics.mcnemar(a, a) == (0, 0, 1.0)
+
+
+def test_calibration_of_a_perfectly_calibrated_and_of_an_overconfident_classifier() -> None:
+    labels = np.array([0] * 7 + [1] * 3)
+    calibrated = np.tile([0.7, 0.3], (10, 1))
+    assert statistics.expected_calibration_error(calibrated, labels) == pytest.approx(0)
+    assert statistics.brier_score(calibrated, labels) == pytest.approx(0.7 * 2 * 0.09 + 0.3 * 2 * 0.49)
+    sure = np.tile([1.0, 0.0], (10, 1))
+    assert statistics.expected_calibration_error(sure, labels) == pytest.approx(0.3)
+    accuracy, confidence, count = statistics.reliability(sure, labels)
+    assert (accuracy[-1], confidence[-1], count[-1]) == pytest.approx((0.7, 1.0, 10))
+    assert np.isnan(accuracy[0])
+
+
+def test_temperature_undoes_overconfidence() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(20_000, 5))
+    labels = (logits + generator.gumbel(size=logits.shape)).argmax(axis=1)  # a sample from softmax(logits)
+    assert statistics.fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
+    before = statistics.expected_calibration_error(statistics.probabilities_of(3 * logits), labels)
+    after = statistics.expected_calibration_error(statistics.probabilities_of(3 * logits, 3.0), labels)
+    assert after < before / 5
+
+
+def test_confusion_matrix() -> None:
+    labels, predicted = np.array([0, 0, 1, 2]), np.array([0, 2, 1, 2])
+    assert statistics.confusion_matrix(predicted, labels, 3).tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
+
+
+# Runs
+
+
+@pytest.fixture
+def runs() -> Path:
+    """Two seeds of a small ViT and one of the CNN, finished."""
+    Path("runs").mkdir()
+    run("runs/vit3")
+    run("runs/vit4", "seed=4")
+    Path("runs/cnn").mkdir()
+    settings = [option for option in TINY if not option.startswith("model.")]
+    train(composed("model=cnn", *settings), Path("runs/cnn"))
+    return Path("runs")
+
+
+def fake(model: str, seed: int, accuracies: list[float], **result: Any) -> Run:
+    config = {"model": {"_target_": f"vit_cnn.models.{model}"}, "seed": seed, "recipe": {"batch_size": 10}}
+    rows = [
+        {"step": 10 * n, "epoch": n, "seconds": n, "val/acc": value, "train/acc": value}
+        for n, value in enumerate(accuracies, start=1)
+    ]
+    return Run(Path(f"{model}{seed}"), "finished", "", config, result, rows, label=model)
+
+
+def test_verdicts_can_come_out_either_way() -> None:
+    vit = [fake("ViT", 0, [0.2, 0.5, 0.72], **{"train/acc": 1.0, "val/acc": 0.72, "test/acc": 0.7})]
+    cnn = [fake("CNN", 0, [0.6, 0.8, 0.88], **{"train/acc": 0.999, "val/acc": 0.88, "test/acc": 0.69})]
+    fewer, training, val, test = check_claims(vit, cnn)
+    assert [fewer.holds, training.holds, val.holds, test.holds] == [True, True, True, False]
+    assert "70% validation: ViT after 30 steps, CNN after 20" in fewer.found
+    assert "here by 16.0 points" in val.found
+    fewer, training, val, test = check_claims(cnn, vit)  # the names the wrong way round
+    assert [fewer.holds, val.holds, test.holds] == [False, False, True]
+
+
+def test_a_curve_is_the_mean_over_seeds_on_every_axis() -> None:
+    drawn = curves.curve([fake("ViT", 0, [0.2, 0.4]), fake("ViT", 1, [0.4, 0.8, 0.9])], "val/acc", flops=100)
+    assert drawn is not None
+    np.testing.assert_allclose(drawn.mean, [0.3, 0.6, 0.9])  # the second run is further on
+    np.testing.assert_allclose(drawn.high - drawn.mean, [0.1, 0.2, 0])
+    assert drawn.x["steps"].tolist() == [10, 20, 30]
+    assert drawn.x["FLOPs"].tolist() == [30_000, 60_000, 90_000]
+    assert curves.curve([fake("ViT", 0, [])], "val/acc", flops=1) is None
+    assert len(curves.thin(np.arange(10_000))) <= curves.MOST_POINTS
+
+
+def test_labels_tell_settings_apart_but_not_seeds(runs: Path) -> None:
+    run("runs/other", "model.dropout=0.1")
+    labels = {each.folder.name: each.label for each in label_runs(find_runs([runs]))}
+    assert labels == {"vit3": "ViT dropout=0.2", "vit4": "ViT dropout=0.2", "other": "ViT dropout=0.1", "cnn": "CNN"}
+    assert len(by_label(label_runs(find_runs([runs])))["ViT dropout=0.2"]) == 2
+
+
+# The page
+
+
+def test_the_report(runs: Path) -> None:
+    page = build(find_runs([runs]), Path("out"))
+    text = page.read_text()
+    assert not re.search(r'(src|href)="(?!data:|#)', text.split("</script>")[-1]), "not self-contained"
+    for name in ("curves_epochs", "curves_flops", "per_class", "confusion", "reliability", "samples", "patches",
+                 "attention", "attention_distance", "positions", "filters_vit", "filters_cnn"):  # fmt: skip
+        assert (Path("out") / f"{name}.png").stat().st_size > 300, name
+    for name in ("results", "runs", "mcnemar", "observations", "calibration", "sizes_vit", "sizes_cnn"):
+        rows_of_csv = len((Path("out") / f"{name}.csv").read_text().splitlines())
+        assert len((Path("out") / f"{name}.md").read_text().splitlines()) == rows_of_csv + 1  # the line below the head
+    rows = {row[""]: row for row in csv.DictReader(open("out/results.csv"))}
+    accuracies = [json.loads((runs / name / "result.json").read_text())["test/acc"] for name in ("vit3", "vit4")]
+    expected = f"{np.mean(accuracies):.2%} ± {np.std(accuracies, ddof=1):.2%}".rstrip("%")
+    assert rows["ViT"]["test"] == expected
+    assert rows["ViT"]["deck: test"] == "77%"
+    assert (rows["ViT"]["seeds"], rows["CNN"]["seeds"]) == ("2", "1")
+    assert html.escape("Digits") in text
+
+
+def test_running_failed_and_broken_off_runs_are_listed(runs: Path) -> None:
+    for name, status in {"a": "running", "b": "failed", "c": "stopped"}.items():
+        shutil.copytree(runs / "vit3", runs / name)
+        (runs / name / "result.json").unlink()
+        said = {"status": status, "message": f"message {name}", "pid": 2**22 + 1}  # above any process
+        (runs / name / "status.json").write_text(json.dumps(said))
+    with open(runs / "a" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 99, "tor')
+    build(find_runs([runs]), Path("out"), inside=False)
+    listed = {row["folder"]: row for row in csv.DictReader(open("out/runs.csv"))}
+    assert [listed[f"runs/{name}"]["status"] for name in "abc"] == ["broken off", "failed", "stopped"]
+    assert listed["runs/b"]["message"] == "message b"
+
+
+def test_runs_that_have_only_begun_make_a_report() -> None:
+    run("run", "max_steps=2")
+    for name in ("result.json", "best.pt", "predictions.npz"):
+        (Path("run") / name).unlink()
+    Path("run/metrics.jsonl").write_text("")
+    assert build(find_runs([Path("run")]), Path("out")).exists()
+
+
+def test_without_the_images_the_look_inside_is_left_out(image_tree: Path) -> None:
+    Path("run").mkdir()
+    train(composed(*TINY, "data=folder", f"data.root={image_tree}", "recipe.batch_size=18"), Path("run"))
+    image_tree.rename("elsewhere")
+    text = build(find_runs([Path("run")]), Path("out")).read_text()
+    assert "Left out: the images are not here" in text
+
+
+def test_a_sweep_gets_heat_maps() -> None:
+    for patch in (8, 16):
+        for dropout in (0, 0.1):
+            run(f"p{patch}d{dropout}", f"model.patch_size={patch}", f"model.dropout={dropout}", "max_steps=2")
+    build(find_runs(list(Path().glob("p*d*"))), Path("out"), inside=False)
+    assert (Path("out") / "sweep.png").stat().st_size > 5000
+
+
+def test_refusals(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    def refused(arguments: list[str], message: str) -> None:
+        code, printed = call(report.main, [*arguments, "--out", "out"], monkeypatch, capfd)
+        assert code == 2, printed
+        assert message in printed
+        assert "Traceback" not in printed
+        assert not Path("out").exists()
+
+    refused(["nowhere"], "nowhere holds no run")
+    shutil.copytree(runs, "damaged")
+    lines = Path("damaged/cnn/metrics.jsonl").read_text().splitlines()
+    Path("damaged/cnn/metrics.jsonl").write_text("\n".join([lines[0], "{broken", *lines[1:]]))
+    refused(["damaged"], "damaged/cnn/metrics.jsonl, line 2, is damaged: '{broken'")
+    Path("damaged/cnn/metrics.jsonl").write_text("\n".join(lines))
+    Path("damaged/cnn/predictions.npz").unlink()
+    refused(["damaged"], "damaged/cnn/predictions.npz cannot be read")
+    run("other", "data.val_fraction=0.2")
+    refused(["runs", "other"], "cannot compare runs/cnn with other: data.val_fraction is 0.1 and 0.2")
+    shutil.copytree(runs / "cnn", "changed")
+    result = json.loads(Path("changed/result.json").read_text())
+    result["data"]["fingerprint"] = "0" * 16
+    Path("changed/result.json").write_text(json.dumps(result))
+    refused(["runs", "changed"], "their images or splits differ")
+    with pytest.raises(Refused, match="no runs"):
+        find_runs([])
+
+
+# Clicks on each axis button, then says in the title where the first curve begins, and which errors came up.
+PROBE = """<script>
+const errors = []; window.onerror = (message) => errors.push(message);
+window.addEventListener("load", () => setTimeout(() => {
+  const plot = document.querySelector(".js-plotly-plot"), seen = [];
+  for (const button of plot.querySelectorAll(".updatemenu-button")) {
+    button.dispatchEvent(new MouseEvent("click")); seen.push(plot.data[0].x[0]);
+  }
+  const broken = [...document.images].filter((image) => !image.naturalWidth).length;
+  document.title = JSON.stringify({seen, broken, images: document.images.length, errors});
+}, 500));
+</script>"""
+
+
+def test_in_a_browser(runs: Path) -> None:
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if not browser:
+        pytest.skip("no Chromium here to open the report in")
+    page = build(find_runs([runs]), Path("out"))
+    page.write_text(page.read_text().replace("<head>", f"<head>{PROBE}", 1))
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
+    options += [
+        f"--user-data-dir={Path('profile').absolute()}",
+        "--virtual-time-budget=5000",
+        "--enable-logging=stderr",
+    ]
+    done = subprocess.run([browser, *options, "--dump-dom", page.absolute().as_uri()], capture_output=True, text=True)
+    assert "CONSOLE" not in done.stderr, done.stderr
+    found = re.search(r"<title>(\{.*?\})</title>", done.stdout)
+    assert found, done.stdout[:500]
+    told = json.loads(html.unescape(found[1]))
+    assert told["errors"] == []
+    assert told["broken"] == 0
+    assert told["images"] >= 12
+    assert len(set(told["seen"])) == len(curves.AXES), told  # each button shows another axis

@@ -1,0 +1,25 @@
+"""Compare runs: ``python -m vit_cnn.report runs/a runs/b`` writes a page, its figures and its tables."""
+
+import argparse
+from pathlib import Path
+
+from vit_cnn.display import console
+from vit_cnn.errors import exit_with_code
+from vit_cnn.report.build import build
+from vit_cnn.report.runs import find_runs
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m vit_cnn.report", description="Compare runs in a page and its files"
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder of them")
+    parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the report (default: report)")
+    parser.add_argument("--no-inside", action="store_true", help="leave out the look inside the networks")
+    arguments = parser.parse_args()
+    page = build(find_runs(arguments.runs), arguments.out, inside=not arguments.no_inside)
+    console.print(f"Report: {page}")
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

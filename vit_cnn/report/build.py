@@ -1,0 +1,327 @@
+"""From runs to a page: the deck's tables and curves, its observations put to the test, and what it could not show."""
+
+import logging
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from vit_cnn.data import Dataset
+from vit_cnn.display import duration
+from vit_cnn.errors import Refused, one_line
+from vit_cnn.pictures import enlarge, from_unit, tile
+from vit_cnn.predict import TrainedRun, load_run
+from vit_cnn.report import curves, figures, inside
+from vit_cnn.report.claims import DECK, check_claims
+from vit_cnn.report.page import Page
+from vit_cnn.report.runs import Run, by_label, check_same_data, label_runs, mean_and_std
+from vit_cnn.report.statistics import (
+    brier_score,
+    cross_entropy,
+    expected_calibration_error,
+    fit_temperature,
+    mcnemar,
+    probabilities_of,
+)
+from vit_cnn.summary import flops_per_image, layers_of
+
+log = logging.getLogger(__name__)
+
+Array = np.ndarray[Any, Any]
+MOST_IMAGES = 24  # that only one of two networks gets right
+
+
+def build(runs: list[Run], folder: Path, *, inside: bool = True) -> Path:
+    """Write ``report.html`` with its figures and tables into ``folder``.
+
+    Args:
+        inside: look inside the networks too, which takes their weights and the images.
+
+    Raises:
+        Refused: the runs cannot be compared; nothing is written.
+    """
+    check_same_data(runs)
+    runs = label_runs(runs)
+    finished = [run for run in runs if run.result]
+    best = best_groups(finished)
+    predictions = {label: [run.predictions() for run in group] for label, group in best.items()}
+    data_name = runs[0].config["data"]["name"]
+    page = Page(
+        folder=folder,
+        title=f"{' against '.join(dict.fromkeys(run.model for run in runs))} on {data_name}",
+        subtitle=f"{len(runs)} runs, {len(finished)} of them finished. Written {datetime.now():%Y-%m-%d %H:%M}.",
+    )
+    data = images_of(runs[0]) if inside else None
+
+    add_results(page, runs, best, predictions)
+    add_curves(page, runs)
+    if "ViT" in {group[0].model for group in best.values()} and "CNN" in {group[0].model for group in best.values()}:
+        add_claims(page, best)
+    if swept := figures.sweep_maps(finished):
+        page.section("Sweep", f"The ViT over {swept[0]} and {swept[1]}, mean over seeds.")
+        page.picture("sweep", swept[2], "Validation accuracy, training time and parameters.")
+    if best:
+        add_errors(page, best, predictions, data)
+        add_calibration(page, predictions)
+    add_data(page, runs, data)
+    if data:
+        add_inside(page, best, data)
+    elif inside:
+        page.section("Inside the networks", "Left out: the images are not here (the log says why).")
+    return page.write()
+
+
+def best_groups(finished: list[Run]) -> dict[str, list[Run]]:
+    """For each network the label with the best mean validation accuracy: what the closer looks are about."""
+    chosen: dict[str, list[Run]] = {}
+    for label, group in by_label(finished).items():
+        others = [other for other in chosen if chosen[other][0].model == group[0].model]
+        if not others or mean_of(group, "val/acc") > mean_of(chosen[others[0]], "val/acc"):
+            for other in others:
+                del chosen[other]
+            chosen[label] = group
+    return chosen
+
+
+def mean_of(group: list[Run], key: str) -> float:
+    return float(np.mean([run.result[key] for run in group if run.result]))
+
+
+def images_of(run: Run) -> Dataset | None:
+    """The images that the run saw, or ``None`` where they are not here any more."""
+    try:
+        data: Dataset = instantiate(OmegaConf.create(run.config["data"]))
+    except (Refused, InstantiationException) as error:
+        log.warning("The images are not here: %s", one_line(error))
+        return None
+    if run.result and data.fingerprint != run.result["data"]["fingerprint"]:
+        log.warning("The images are not those of %s any more.", run.folder)
+        return None
+    return data
+
+
+def add_results(
+    page: Page, runs: list[Run], best: dict[str, list[Run]], predictions: dict[str, list[dict[str, Array]]]
+) -> None:
+    page.section(
+        "Results",
+        "Weights of the best epoch by validation accuracy, on clean images; losses are plain cross-entropy. "
+        "Mean ± standard deviation over the seeds. The deck's figures are for CIFAR-10, 180 epochs.",
+    )
+    rows = []
+    for label, group in by_label([run for run in runs if run.result]).items():
+        results = [run.result for run in group if run.result]
+        deck = DECK.get(group[0].model, {})
+
+        def figure(key: str, form: str, results: list[dict[str, Any]] = results) -> str:
+            mean, std = mean_and_std([result[key] for result in results])
+            return form.format(mean) + (f" ± {form.format(std).rstrip('%')}" if std is not None else "")
+
+        rows.append(
+            [
+                label,
+                *(figure(key, "{:.2%}") for key in ("train/acc", "val/acc", "test/acc")),
+                f"{deck['test/acc']:.0%}" if deck else "–",
+                figure("test/loss", "{:.3f}"),
+                f"{deck['test/loss']:.2f}" if deck else "–",
+                str(len(results)),
+                ", ".join(sorted({f"{result['epochs']:g}" for result in results})),
+                duration(float(np.mean([result["seconds_train"] for result in results]))),
+                f"{np.mean([result['images_per_second'] for result in results]):,.0f}",
+            ]
+        )
+    headings = ["", "train", "validation", "test", "deck: test", "test loss", "deck: loss", "seeds", "epochs"]
+    about = [f"{run.result['data']['name']}, {run.result['device']}" for run in runs if run.result]
+    caption = f"{'; '.join(sorted(set(about)))}."
+    page.table("results", [*headings, "training time", "images/s"], rows, caption)
+    add_mcnemar(page, best, predictions)
+
+    page.heading("The runs")
+    rows = [
+        [
+            str(run.folder),
+            run.label,
+            str(run.seed),
+            run.status,
+            run.message or "–",
+            f"{run.rows[-1]['epoch']:g}" if run.rows else "0",
+        ]
+        for run in runs
+    ]
+    page.table("runs", ["folder", "network", "seed", "status", "message", "epochs"], rows)
+
+
+def add_mcnemar(page: Page, best: dict[str, list[Run]], predictions: dict[str, list[dict[str, Array]]]) -> None:
+    if len(best) != 2:
+        return
+    page.heading("Do the two err on the same images?")
+    first, second = best
+    rows = []
+    for run_a, a in zip(best[first], predictions[first], strict=True):
+        for run_b, b in zip(best[second], predictions[second], strict=True):
+            if run_a.seed == run_b.seed:
+                only_a, only_b, p = mcnemar(right(a), right(b))
+                rows.append([str(run_a.seed), f"{only_a:,}", f"{only_b:,}", "< 0.0001" if p < 1e-4 else f"{p:.4f}"])
+    headings = ["seed", f"only {first} right", f"only {second} right", "p"]
+    page.table("mcnemar", headings, rows, "Exact McNemar test on the test images, seed by seed.")
+
+
+def right(arrays: dict[str, Array], split: str = "test") -> Array:
+    found: Array = arrays[f"{split}_logits"].argmax(axis=1) == arrays[f"{split}_labels"]
+    return found
+
+
+def add_curves(page: Page, runs: list[Run]) -> None:
+    flops = {}
+    for label, group in by_label(runs).items():
+        known = [run.result["flops_per_image"] for run in group if run.result]
+        flops[label] = known[0] if known else flops_of(group[0])
+    drawn = curves.all_curves(runs, flops)
+    if not any(drawn.values()):
+        return
+    page.section(
+        "Curves", "The buttons change the x axis; drag to zoom, double-click to zoom out, click on a name to hide it."
+    )
+    page.plot("curves", curves.interactive(drawn), "Mean over seeds; the band is one standard deviation either way.")
+    for axis in curves.AXES:
+        curves.static(drawn, axis).savefig(page.folder / f"curves_{axis.lower()}.png", dpi=110)
+
+
+def flops_of(run: Run) -> int:
+    data = run.config["data"]
+    image = torch.zeros(1, data["num_channels"], data["image_size"], data["image_size"])
+    return flops_per_image(instantiate(OmegaConf.create(run.config["model"])), image)
+
+
+def add_claims(page: Page, best: dict[str, list[Run]]) -> None:
+    page.section(
+        "What the deck observed", "Each observation put to these runs; a verdict is about them, not about the deck."
+    )
+    by_model = {group[0].model: group for group in best.values()}
+    verdicts = {True: "yes", False: "no", None: "cannot tell"}
+    rows = [
+        [claim.observation, verdicts[claim.holds], claim.found]
+        for claim in check_claims(by_model["ViT"], by_model["CNN"])
+    ]
+    page.table("observations", ["observation", "here too?", "found"], rows)
+
+
+def add_errors(
+    page: Page, best: dict[str, list[Run]], predictions: dict[str, list[dict[str, Array]]], data: Dataset | None
+) -> None:
+    page.section("Errors", f"Test images, best setting of each network: {', '.join(best)}.")
+    first = next(iter(predictions.values()))[0]
+    labels = first["test_labels"]
+    names = data.classes if data else [str(label) for label in range(first["test_logits"].shape[1])]
+    if len(names) <= figures.MOST_CLASSES:
+        rights = {label: [right(arrays) for arrays in group] for label, group in predictions.items()}
+        page.picture(
+            "per_class", figures.per_class(names, rights, labels), "Accuracy of each class; bars: one deviation."
+        )
+    guesses = {label: group[0]["test_logits"].argmax(axis=1) for label, group in predictions.items()}
+    caption = "Confusion matrices of one seed, per cent of each true class."
+    page.picture("confusion", figures.confusions(names, guesses, labels), caption)
+    if data and len(guesses) == 2:
+        (a, guess_a), (b, guess_b) = guesses.items()
+        for winner, loser, won in (
+            (a, b, (guess_a == labels) & (guess_b != labels)),
+            (b, a, (guess_b == labels) & (guess_a != labels)),
+        ):
+            chosen = np.flatnonzero(won)[:MOST_IMAGES]
+            if len(chosen):
+                images = from_unit(data.test.images[torch.from_numpy(chosen)] / 255)
+                shown = ", ".join(names[label] for label in labels[chosen][:8])
+                caption = f"Only {winner} is right, {loser} is not: {won.sum():,} test images, among them {shown}."
+                page.picture(f"only_{winner.split()[0].lower()}", tile(images, columns=12), caption, enlarged=2)
+
+
+def add_calibration(page: Page, predictions: dict[str, list[dict[str, Array]]]) -> None:
+    page.section(
+        "Calibration",
+        "Is 80 % sure right in 80 % of cases? Temperature scaling divides the logits by a number fitted on validation.",
+    )
+    rows = []
+    for label, group in predictions.items():
+        for before in (True, False):
+            found = []
+            for arrays in group:
+                t = 1.0 if before else fit_temperature(arrays["val_logits"], arrays["val_labels"])
+                probabilities, labels = probabilities_of(arrays["test_logits"], t), arrays["test_labels"]
+                loss = cross_entropy(arrays["test_logits"] / t, labels)
+                found.append(
+                    [t, expected_calibration_error(probabilities, labels), brier_score(probabilities, labels), loss]
+                )
+            t, ece, brier, loss = np.mean(found, axis=0)
+            kind = "as trained" if before else "scaled"
+            rows.append([f"{label}, {kind}", f"{t:.2f}", f"{ece:.2%}", f"{brier:.4f}", f"{loss:.4f}"])
+    page.table(
+        "calibration", ["", "temperature", "ECE, 15 bins", "Brier score", "test loss"], rows, "Mean over the seeds."
+    )
+    first_seeds = {label: group[0] for label, group in predictions.items()}
+    caption = "Test images of one seed; the size of a dot is its share of them, the dashed line is perfect calibration."
+    page.picture("reliability", figures.calibration(first_seeds), caption)
+
+
+def add_data(page: Page, runs: list[Run], data: Dataset | None) -> None:
+    page.section("Images and networks")
+    if data:
+        counts = f"{len(data.train):,} training, {len(data.val):,} validation and {len(data.test):,} test images"
+        page.text(f"{data.name} ({data.source}): {counts}, fingerprint {data.fingerprint}.")
+        rows = min(10, len(data.classes))
+        chosen = [(data.train.labels == label).nonzero()[:10, 0] for label in range(rows)]
+        ten = [torch.nn.functional.pad(each, (0, 10 - len(each)), value=int(each[0])) for each in chosen]
+        samples = from_unit(data.train.images[torch.cat(ten)] / 255)
+        page.picture(
+            "samples", tile(samples, columns=10), f"Ten of each class: {', '.join(data.classes[:rows])}.", enlarged=2
+        )
+        vit = next((run for run in runs if run.model == "ViT"), None)
+        if vit:
+            p = vit.config["model"]["patch_size"]
+            image = data.train.images[:1] / 255
+            patches = from_unit(rearrange(image, "1 c (h p1) (w p2) -> (h w) c p1 p2", p1=p, p2=p))
+            side = image.shape[-1] // p
+            caption = f"One image, and its {side**2} patches of {patches[0].size} numbers: what the ViT reads."
+            cut = tile([enlarge(patch, 8) for patch in patches], columns=side, gap=4)
+            page.picture("patches", cut, caption)
+    for model in dict.fromkeys(run.model for run in runs):
+        run = next(run for run in runs if run.model == model)
+        settings = run.config["data"]
+        network = instantiate(OmegaConf.create(run.config["model"]))
+        batch = run.config["recipe"]["batch_size"]
+        images = torch.zeros(batch, settings["num_channels"], settings["image_size"], settings["image_size"])
+        layers = layers_of(network, images)
+        rows_ = [
+            [layer.name, layer.kind, f"{layer.params:,}", str(layer.in_sizes or "–"), str(layer.out_sizes or "–")]
+            for layer in layers
+        ]
+        page.heading(f"{run.label}: {layers[0].params:,} parameters, {layers[0].params * 4 / 1e6:.3f} MB")
+        page.table(f"sizes_{model.lower()}", ["name", "type", "parameters", "in sizes", "out sizes"], rows_)
+
+
+def add_inside(page: Page, best: dict[str, list[Run]], data: Dataset) -> None:
+    page.section("Inside the networks", "One seed of the best setting of each; validation images.")
+    for label, group in best.items():
+        try:
+            run: TrainedRun = load_run(group[0].folder)
+        except Refused as error:
+            page.text(f"{label} is left out: {error}")
+            continue
+        page.heading(label)
+        name = group[0].model.lower()
+        if (filters := inside.filters(run)) is not None:
+            page.picture(f"filters_{name}", filters, "What the first layer looks for; grey is 0.")
+        if group[0].model == "ViT":
+            caption = "An image, CLS's attention by each head of the last layer, and on the right attention rollout."
+            page.picture("attention", inside.attention(run, data), caption)
+            page.picture("attention_distance", inside.distances(run, data), "How far each head looks, by layer.")
+            caption = "How alike the position embeddings are: each small map shows one position against all."
+            page.picture("positions", inside.positions(run), caption)
+
+
+__all__ = ["build"]

@@ -1,0 +1,160 @@
+"""Curves over training: mean and spread over seeds, against steps, epochs, seconds or FLOPs."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from matplotlib.figure import Figure
+from plotly.subplots import make_subplots
+
+from vit_cnn.report.runs import Run, by_label
+
+Array = np.ndarray[Any, Any]
+
+PANELS = {
+    "train/loss": "training loss",
+    "val/loss": "validation loss",
+    "train/acc": "training accuracy",
+    "val/acc": "validation accuracy",
+}
+AXES = {
+    "epochs": "epochs",
+    "steps": "training steps",
+    "seconds": "seconds, evaluation included",
+    "FLOPs": "training FLOPs (three forward passes for one of training)",
+}
+MOST_POINTS = 400  # of a curve: more cannot be seen
+PALETTE = ["#2a6fb0", "#d1603d", "#3a9d5d", "#8e5fb5", "#b58a2a", "#4fb0b5", "#c2457f", "#777777", "#7a4f35"]
+
+
+def colours(labels: list[str]) -> dict[str, str]:
+    return {label: PALETTE[position % len(PALETTE)] for position, label in enumerate(labels)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One metric of the runs with one label: mean and spread over the seeds at the steps they share.
+
+    Attributes:
+        x: by axis, [points].
+        mean, low, high: [points]; low and high are one standard deviation away.
+        seeds: number of runs.
+    """
+
+    x: dict[str, Array]
+    mean: Array
+    low: Array
+    high: Array
+    seeds: int
+
+
+def curve(runs: list[Run], key: str, flops: int) -> Curve | None:
+    """The curve of ``key``, or ``None`` where no run has any."""
+    series = [{row["step"]: row for row in run.series(key)} for run in runs]
+    series = [rows for rows in series if rows]
+    if not series:
+        return None
+    # A run that is behind the others must not cut them short: the mean is taken over those that are there.
+    steps = sorted(set().union(*series))
+    values = np.array([[rows[step][key] if step in rows else np.nan for step in steps] for rows in series])
+    epochs = np.array([next(rows[step]["epoch"] for rows in series if step in rows) for step in steps])
+    seconds = np.array([np.mean([rows[step]["seconds"] for rows in series if step in rows]) for step in steps])
+    mean, spread = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+    x = {"epochs": epochs, "steps": np.array(steps), "seconds": seconds}
+    x["FLOPs"] = x["steps"] * 3.0 * flops * runs[0].config["recipe"]["batch_size"]
+    return Curve(
+        x={axis: thin(values) for axis, values in x.items()},
+        mean=thin(mean),
+        low=thin(mean - spread),
+        high=thin(mean + spread),
+        seeds=len(series),
+    )
+
+
+def thin(values: Array) -> Array:
+    """Means of neighbours, so that at most ``MOST_POINTS`` are left."""
+    width = -(-len(values) // MOST_POINTS)
+    if width == 1:
+        return values.astype(float)
+    whole = len(values) // width * width
+    return values[:whole].reshape(-1, width).mean(axis=1)
+
+
+def all_curves(runs: list[Run], flops: dict[str, int]) -> dict[str, dict[str, Curve]]:
+    """By metric and label; ``flops`` are those of one forward pass of an image, by label."""
+    found: dict[str, dict[str, Curve]] = {}
+    for key in PANELS:
+        drawn = {label: curve(group, key, flops[label]) for label, group in by_label(runs).items()}
+        found[key] = {label: each for label, each in drawn.items() if each}
+    return found
+
+
+def interactive(curves: dict[str, dict[str, Curve]]) -> go.Figure:
+    """Four panels with a switch for the x axis; a click on the legend hides a label."""
+    figure = make_subplots(rows=2, cols=2, subplot_titles=list(PANELS.values()), vertical_spacing=0.12)
+    colour = colours(sorted({label for panel in curves.values() for label in panel}, key=lambda label: label[0] != "V"))
+    drawn: list[Curve] = []
+    for position, panel in enumerate(curves.values()):
+        place = {"row": position // 2 + 1, "col": position % 2 + 1}
+        for label, each in panel.items():
+            line = {"color": colour[label], "width": 2}
+            shared = {"legendgroup": label, "x": each.x["epochs"], "mode": "lines"}
+            if each.seeds > 1:
+                hidden = {**shared, "showlegend": False, "hoverinfo": "skip"}
+                figure.add_trace(go.Scatter(y=each.high, line={"width": 0}, **hidden), **place)
+                band = {"fill": "tonexty", "fillcolor": transparent(colour[label])}
+                figure.add_trace(go.Scatter(y=each.low, line={"width": 0}, **band, **hidden), **place)
+                drawn += [each, each]
+            name = f"{label}, {each.seeds} seed{'s'[: each.seeds > 1]}"
+            figure.add_trace(go.Scatter(y=each.mean, line=line, name=name, showlegend=position == 0, **shared), **place)
+            drawn.append(each)
+    buttons = [
+        {
+            "label": axis,
+            "method": "update",
+            "args": [
+                {"x": [each.x[axis] for each in drawn]},
+                {f"xaxis{n}.title.text": AXES[axis] for n in (3, 4)},
+            ],
+        }
+        for axis in AXES
+    ]
+    figure.update_layout(
+        template="plotly_white",
+        height=720,
+        margin={"l": 50, "r": 20, "t": 90, "b": 50},
+        hovermode="x unified",
+        legend={"orientation": "h", "y": -0.08},
+        updatemenus=[
+            {"type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "y": 1.13, "xanchor": "left"}
+        ],
+    )
+    for n in (3, 4):
+        figure.update_xaxes(title_text=AXES["epochs"], row=2, col=n - 2)
+    figure.update_yaxes(tickformat=".0%", row=2)
+    return figure
+
+
+def transparent(colour: str) -> str:
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.2)"
+
+
+def static(curves: dict[str, dict[str, Curve]], axis: str) -> Figure:
+    """The same four panels as a picture."""
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    colour = colours(sorted({label for panel in curves.values() for label in panel}, key=lambda label: label[0] != "V"))
+    for position, (key, panel) in enumerate(curves.items(), start=1):
+        axes = figure.add_subplot(2, 2, position)
+        for label, each in panel.items():
+            axes.plot(each.x[axis], each.mean, color=colour[label], label=f"{label} (n={each.seeds})")
+            if each.seeds > 1:
+                axes.fill_between(each.x[axis], each.low, each.high, color=colour[label], alpha=0.2, linewidth=0)
+        axes.set_title(PANELS[key], fontsize=10)
+        axes.grid(alpha=0.3)
+        if position > 2:
+            axes.set_xlabel(AXES[axis])
+        if position == 1:
+            axes.legend(fontsize=8)
+    return figure
