@@ -5,7 +5,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup demo train report notebooks test check clean
+.PHONY: help setup demo train compare sweep report notebooks test check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -26,6 +26,16 @@ demo: setup ## train both networks on the bundled digits and print them side by 
 
 train: setup ## train one network: make train ARGS="model=vit data=cifar10"
 	$(RUN) -m vit_cnn.train $(ARGS)
+
+compare: setup ## both networks over seeds, and their report; says first how long it takes
+	$(RUN) -m vit_cnn.estimate experiment=vit_vs_cnn $(ARGS)
+	$(RUN) -m vit_cnn.train experiment=vit_vs_cnn $(ARGS); code=$$?; \
+	$(RUN) -m vit_cnn.report runs/sweeps/vit_vs_cnn --out runs/sweeps/vit_vs_cnn/report && exit $$code
+
+sweep: setup ## the ViT over patch size and dropout, and the report; goes on where it was broken off
+	$(RUN) -m vit_cnn.estimate experiment=patch_dropout $(ARGS)
+	$(RUN) -m vit_cnn.train experiment=patch_dropout $(ARGS); code=$$?; \
+	$(RUN) -m vit_cnn.report runs/sweeps/patch_dropout --out runs/sweeps/patch_dropout/report && exit $$code
 
 report: setup ## a page from runs, and its figures and tables: make report RUNS="runs/a runs/b"
 	$(RUN) -m vit_cnn.report $(RUNS) $(ARGS)

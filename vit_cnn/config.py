@@ -6,6 +6,7 @@ answers at once.
 
 import ctypes
 import dataclasses
+import hashlib
 import inspect
 import pydoc
 import re
@@ -21,6 +22,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from vit_cnn.errors import Refused, one_line
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+LONGEST_NAME = 120  # of a job's folder; file systems end at 255 bytes
 
 
 @dataclasses.dataclass
@@ -308,6 +310,14 @@ def run_folder(resume: str | None, name: str) -> str:
     return f"runs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
 
 
+def file_name(text: str) -> str:
+    """``text`` without slashes, and, where it is too long for a file's name, cut and told apart by a hash."""
+    name = re.sub(r"[^\w.+-]+", "-", text)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name
+
+
 def folder_name(root: str) -> str:
     return Path(root).resolve().name
 
@@ -324,5 +334,5 @@ def folder_image_size(root: str) -> int:
     return common_image_size(Path(root))
 
 
-for resolver in (auto_trainer, run_name, run_folder, folder_name, folder_num_classes, folder_image_size):
+for resolver in (auto_trainer, run_name, run_folder, file_name, folder_name, folder_num_classes, folder_image_size):
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

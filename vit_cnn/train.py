@@ -11,25 +11,27 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from vit_cnn import config
-from vit_cnn.errors import Refused, Stopped, exit_with_code, is_expected, tell
+from vit_cnn import config, sweep
+from vit_cnn.errors import Refused, exit_with_code, is_expected, tell
 
 
 @hydra.main(config_path=str(config.CONF), config_name="config", version_base="1.3")
 def run(composed: DictConfig) -> None:
-    """Train once, in the folder that Hydra has made."""
+    """Train once, in the folder that Hydra has made; a sweep calls this for each of its jobs."""
     run_dir = Path(HydraConfig.get().runtime.output_dir)
     if run_dir.is_relative_to(Path.cwd()):
         run_dir = run_dir.relative_to(Path.cwd())  # shorter in messages
     try:
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            sweep.run_job(run_dir, lambda: config.check(composed))
+            return
         cfg = config.check(resumed(run_dir, composed) if composed.resume else fresh(run_dir, composed))
 
         from vit_cnn.loop import train  # imports torch, which takes seconds
 
         train(cfg, run_dir)
     except Exception as error:
-        # Told here, since Hydra would print a line of its own first. In a sweep Hydra learns of it, and goes on.
-        if is_expected(error) and (HydraConfig.get().mode == RunMode.RUN or isinstance(error, Stopped)):
+        if is_expected(error):  # told here, since Hydra would print a line of its own first
             sys.exit(tell(error))
         raise
     finally:
@@ -65,5 +67,10 @@ def remove_if_empty(run_dir: Path) -> None:
             folder.rmdir()
 
 
+def main() -> None:
+    run()
+    sweep.summarise()
+
+
 if __name__ == "__main__":
-    exit_with_code(run)
+    exit_with_code(main)

@@ -1,0 +1,156 @@
+"""Sweeps: no job stops another, what has finished is skipped, and a killed sweep goes on."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+from helpers import TINY, call, metrics, stop_at, wandb_records, weights
+
+from vit_cnn import estimate
+from vit_cnn.estimate import jobs_of
+
+Command = Callable[..., tuple[int, str]]
+
+SMALL = [option for option in TINY if not option.startswith("model.patch_size")]
+SWEEP = ["experiment=patch_dropout", *SMALL, "recipe=deck", "recipe.epochs=2", "recipe.batch_size=30"]
+
+
+def folders() -> dict[str, Path]:
+    """Job folders by the settings that are swept."""
+    found = {}
+    for path in Path("runs/sweeps/patch_dropout").glob("*/.hydra/config.yaml"):
+        model = yaml.safe_load(path.read_text())["model"]
+        found[f"{model['patch_size']} {model['dropout']:g}"] = path.parent.parent
+    return found
+
+
+def test_a_sweep_goes_over_the_grid_and_then_skips_what_has_finished(command: Command) -> None:
+    grid = ["model.patch_size=8,16", "model.dropout=0,0.1"]
+    code, printed = command(*SWEEP, *grid)
+    assert code == 0, printed
+    assert folders().keys() == {"8 0", "8 0.1", "16 0", "16 0.1"}
+    assert "=" not in "".join(map(str, folders().values()))  # or resume= could not name them
+    assert "," not in "".join(map(str, folders().values()))
+    assert printed.count("finished") >= 4
+    before = {name: (folder / "result.json").stat().st_mtime_ns for name, folder in folders().items()}
+    shutil.rmtree(folders()["16 0"])
+    code, printed = command(*SWEEP, *grid)
+    assert code == 0
+    assert printed.count("skipped") == 3
+    after = {name: (folder / "result.json").stat().st_mtime_ns for name, folder in folders().items()}
+    assert {name for name in after if after[name] != before[name]} == {"16 0"}
+
+
+def test_a_failing_job_is_kept_with_its_traceback_and_the_others_go_on(command: Command) -> None:
+    code, printed = command(*SWEEP, "model.patch_size=5,8", "model.dropout=0,2")
+    assert code == 1
+    assert "3 of 4 jobs failed" in printed
+    assert "patch_size=5 does not divide image_size=32" in printed
+    failed = [path.parent for path in Path("runs/sweeps/patch_dropout").glob("*/traceback.txt")]
+    assert len(failed) == 3
+    for folder in failed:
+        assert json.loads((folder / "status.json").read_text())["status"] == "failed"
+        assert "Traceback" in (folder / "traceback.txt").read_text()
+    assert folders().keys() == {"8 0"}
+    code, printed = command(
+        *SWEEP, "model.patch_size=5,8", "model.dropout=0,2"
+    )  # and again, they fail and it is skipped
+    assert code == 1
+    assert printed.count("skipped") == 1
+
+
+def test_another_config_in_the_same_folder_is_refused(command: Command) -> None:
+    one = ["model.patch_size=8", "model.dropout=0", "hydra.sweep.subdir=job"]
+    assert command(*SWEEP, *one)[0] == 0
+    code, printed = command(*SWEEP, *one, "recipe.optimizer.lr=1")
+    assert code == 1
+    assert "holds a run with other settings" in printed
+
+
+def test_stopping_ends_the_sweep_and_the_same_command_goes_on(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ["model.patch_size=8,16", "model.dropout=0.1"]
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        code, printed = command(*SWEEP, *grid)
+    assert code == 3, printed
+    assert folders().keys() == {"8 0.1"}
+    code, printed = command(*SWEEP, *grid)
+    assert code == 0, printed
+    assert folders().keys() == {"8 0.1", "16 0.1"}
+    together = folders()["8 0.1"].rename("together")
+    shutil.rmtree("runs")
+    assert command(*SWEEP, "model.patch_size=8", "model.dropout=0.1")[0] == 0
+    assert metrics(str(together)) == metrics(str(folders()["8 0.1"]))
+
+
+def test_after_sigkill_the_same_command_goes_on(command: Command) -> None:
+    grid = ["model.patch_size=8,16", "model.dropout=0,0.1"]
+    sweep = [sys.executable, "-m", "vit_cnn.train", *SWEEP, *grid]
+    process = subprocess.Popen(sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(folders()) < 2:
+        assert process.poll() is None
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    code, printed = command(*SWEEP, *grid)
+    assert code == 0, printed
+    assert "skipped" in printed
+    assert len(list(Path("runs").rglob("result.json"))) == 4
+    killed = {name: weights(str(folder)) for name, folder in folders().items()}
+    shutil.rmtree("runs")
+    assert command(*SWEEP, *grid)[0] == 0
+    for name, folder in folders().items():
+        assert all(killed[name][key].equal(value) for key, value in weights(str(folder)).items()), name
+
+
+def test_each_job_is_a_wandb_run_of_its_own_in_one_group(command: Command) -> None:
+    code, _ = command(*SWEEP, "model.patch_size=8,16", "model.dropout=0", "wandb.mode=offline", "max_steps=1")
+    assert code == 0
+    runs = []
+    for folder in Path("wandb").glob("offline-run-*"):
+        runs += [record["run"] for record in wandb_records(folder) if record["type"] == "run"]
+    assert len({each["run_id"] for each in runs}) == 2
+    assert {each["run_group"] for each in runs} == {"patch_dropout"}
+    assert {each["display_name"].split("-deck")[0] for each in runs} == {"vit-patch8-dropout0", "vit-patch16-dropout0"}
+
+
+def test_both_networks_are_paired_seed_by_seed(command: Command) -> None:
+    small = [option for option in SMALL if not option.startswith(("model.", "seed"))]
+    code, printed = command("experiment=vit_vs_cnn", *small, "max_steps=1", "seed=0,1", "data.max_images=60")
+    assert code == 0, printed
+    names = {path.parent.name for path in Path("runs/sweeps/vit_vs_cnn").glob("*/result.json")}
+    assert len(names) == 4
+
+
+def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    code, printed = call(estimate.main, [*SWEEP, "model.patch_size=8,16"], monkeypatch, capfd)
+    assert code == 0, printed
+    assert printed.count("model.patch_size=8 ") == 3
+    assert printed.count("model.patch_size=16 ") == 3
+    assert "About 0:" in printed
+    code, printed = call(estimate.main, ["data=digits", "recipe.epochs=x"], monkeypatch, capfd)
+    assert code == 2
+    assert "recipe.epochs" in printed
+
+
+def test_jobs_of_a_plain_command() -> None:
+    from hydra import initialize_config_dir
+
+    from vit_cnn import config
+
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        assert jobs_of(["data=digits"]) == [["data=digits"]]
+        assert len(jobs_of(["experiment=vit_vs_cnn"])) == 6
+        assert jobs_of(["model=vit,cnn", "recipe.schedule.milestones=[1,2]"]) == [
+            ["model=vit", "recipe.schedule.milestones=[1,2]"],
+            ["model=cnn", "recipe.schedule.milestones=[1,2]"],
+        ]

@@ -1,0 +1,114 @@
+"""How long will it take here? ``python -m vit_cnn.estimate experiment=patch_dropout``, or any overrides of a training.
+
+Times a few training steps and evaluation batches of each job on random images.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from rich import box
+from rich.table import Table
+
+from vit_cnn import config
+from vit_cnn.data import Dataset
+from vit_cnn.display import console, duration
+from vit_cnn.environment import device_name
+from vit_cnn.errors import exit_with_code
+from vit_cnn.evaluate import BATCH_SIZE, autocast_for, precision_of
+from vit_cnn.optim import build_optimizer
+
+STEPS = 4  # of which the first, which warms up, does not count
+
+
+def main() -> None:
+    overrides = sys.argv[1:]
+    datasets: dict[str, Dataset] = {}
+    speeds: dict[str, tuple[float, float]] = {}
+    total = 0.0
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("job", overflow="fold")
+    for heading in ("epochs", "steps", "a step", "in all"):
+        table.add_column(heading, justify="right")
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        for job in jobs_of(overrides):
+            cfg = config.check(compose("config", overrides=job))
+            if str(cfg.data) not in datasets:
+                datasets[str(cfg.data)] = instantiate(cfg.data)
+            data = datasets[str(cfg.data)]
+            key = str((cfg.model, cfg.trainer, cfg.recipe.batch_size))
+            if key not in speeds:
+                speeds[key] = measure(cfg)
+            step_seconds, eval_seconds = speeds[key]
+            steps = min(cfg.recipe.epochs * (len(data.train) // cfg.recipe.batch_size), cfg.max_steps or sys.maxsize)
+            evaluated = cfg.recipe.epochs * len(data.val) + len(data.train) + len(data.val) + len(data.test)
+            seconds = steps * step_seconds + evaluated * eval_seconds
+            total += seconds
+            words = " ".join(override for override in job if not override.startswith(("experiment=", "hydra.")))
+            table.add_row(
+                words, str(cfg.recipe.epochs), f"{steps:,}", f"{1000 * step_seconds:.0f} ms", duration(seconds)
+            )
+    console.print(table)
+    device = device_name(torch.device(cfg.trainer.device))
+    console.print(f"About {duration(total)} (h:mm:ss) of work on {device}; what has finished before is skipped.")
+
+
+def jobs_of(overrides: list[str]) -> list[list[str]]:
+    """The overrides of each job that Hydra's own sweeper would make of a command line."""
+    parser = OverridesParser.create()
+    single = [
+        override.input_line or "" for override in parser.parse_overrides(overrides) if not override.is_sweep_override()
+    ]
+    cfg = compose("config", overrides=single, return_hydra_config=True)
+    swept = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
+    return [list(job) for job in BasicSweeper.split_arguments(parser.parse_overrides([*swept, *overrides]), None)[0]]
+
+
+def measure(cfg: DictConfig) -> tuple[float, float]:
+    """Seconds of a training step, and of the evaluation of one image."""
+    device = torch.device(cfg.trainer.device)
+    layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
+    model = instantiate(cfg.model).to(device, memory_format=layout)
+    optimizer = build_optimizer(model, cfg.recipe.optimizer)
+    autocast = autocast_for(device, precision_of(cfg.trainer))
+    size, channels = cfg.data.image_size, cfg.data.num_channels
+    images = torch.randn(max(cfg.recipe.batch_size, BATCH_SIZE), channels, size, size, device=device)
+    labels = torch.zeros(cfg.recipe.batch_size, dtype=torch.long, device=device)
+
+    def step() -> None:
+        with autocast:
+            loss = F.cross_entropy(model(images[: cfg.recipe.batch_size]), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    @torch.no_grad()
+    def evaluate() -> None:
+        with autocast:
+            model.eval()(images[:BATCH_SIZE])
+
+    return seconds_of(step, device), seconds_of(evaluate, device) / BATCH_SIZE
+
+
+def seconds_of(work: Callable[[], None], device: torch.device) -> float:
+    """Median time of a call, the first left out."""
+    times = []
+    for _ in range(STEPS):
+        started = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        times.append(time.perf_counter() - started)
+    return statistics.median(times[1:])
+
+
+if __name__ == "__main__":
+    exit_with_code(main)
