@@ -5,7 +5,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup demo train compare sweep report notebooks test check clean
+.PHONY: help setup demo train compare sweep report dashboard notebooks test check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -29,16 +29,17 @@ train: setup ## train one network: make train ARGS="model=vit data=cifar10"
 
 compare: setup ## both networks over seeds, and their report; says first how long it takes
 	$(RUN) -m vit_cnn.estimate experiment=vit_vs_cnn $(ARGS)
-	$(RUN) -m vit_cnn.train experiment=vit_vs_cnn $(ARGS); code=$$?; \
-	$(RUN) -m vit_cnn.report runs/sweeps/vit_vs_cnn --out runs/sweeps/vit_vs_cnn/report && exit $$code
+	$(RUN) -m vit_cnn.train experiment=vit_vs_cnn $(ARGS)
 
 sweep: setup ## the ViT over patch size and dropout, and the report; goes on where it was broken off
 	$(RUN) -m vit_cnn.estimate experiment=patch_dropout $(ARGS)
-	$(RUN) -m vit_cnn.train experiment=patch_dropout $(ARGS); code=$$?; \
-	$(RUN) -m vit_cnn.report runs/sweeps/patch_dropout --out runs/sweeps/patch_dropout/report && exit $$code
+	$(RUN) -m vit_cnn.train experiment=patch_dropout $(ARGS)
 
 report: setup ## a page from runs, and its figures and tables: make report RUNS="runs/a runs/b"
 	$(RUN) -m vit_cnn.report $(RUNS) $(ARGS)
+
+dashboard: setup ## W&B panels that compare the runs, built as code; without a key they are written to a file
+	$(RUN) -m vit_cnn.dashboard $(ARGS)
 
 notebooks: setup ## open the notebooks in JupyterLab
 	$(RUN) -m pip install --quiet -e ".[notebooks]"

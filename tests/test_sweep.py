@@ -39,6 +39,8 @@ def test_a_sweep_goes_over_the_grid_and_then_skips_what_has_finished(command: Co
     assert "=" not in "".join(map(str, folders().values()))  # or resume= could not name them
     assert "," not in "".join(map(str, folders().values()))
     assert printed.count("finished") >= 4
+    assert "Report: runs/sweeps/patch_dropout/report/report.html" in printed
+    assert Path("runs/sweeps/patch_dropout/report/sweep.png").exists()
     before = {name: (folder / "result.json").stat().st_mtime_ns for name, folder in folders().items()}
     shutil.rmtree(folders()["16 0"])
     code, printed = command(*SWEEP, *grid)

@@ -80,7 +80,7 @@ def has_finished(cfg: DictConfig, run_dir: Path) -> bool:
 
 
 def summarise() -> None:
-    """Print the jobs of the sweep that has ended, if one has.
+    """Print the jobs of the sweep that has ended, if one has, and write their report.
 
     Raises:
         Failed: one failed.
@@ -94,5 +94,17 @@ def summarise() -> None:
         style = "red" if job.outcome == "failed" else ""
         table.add_row(Text(str(job.folder)), Text(job.outcome, style), Text(job.found, style))
     console.print(table)
+    write_report([job.folder for job in JOBS if (job.folder / ".hydra" / "config.yaml").exists()])
     if failed := [job for job in JOBS if job.outcome == "failed"]:
         raise Failed(f"{len(failed)} of {len(JOBS)} jobs failed; the traceback of each is in its folder")
+
+
+def write_report(folders: list[Path]) -> None:
+    from vit_cnn.report.build import build
+    from vit_cnn.report.runs import find_runs
+
+    try:
+        if folders:
+            console.print(f"Report: {build(find_runs(folders), folders[0].parent / 'report')}")
+    except Refused as error:  # a sweep over data sets, say
+        console.print(Text(f"No report: {error}"))
