@@ -2,7 +2,10 @@
 
 import json
 import pickle
+import shutil
 import tarfile
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,8 @@ import pytest
 import torch
 from helpers import composed
 from hydra.utils import instantiate
+from torchvision import datasets
+from torchvision.datasets.utils import calculate_md5
 
 from vit_cnn.data import Dataset, Split, normalise, pixel_statistics, shuffled, stratified_split
 
@@ -74,43 +79,76 @@ def test_batches_drop_the_rest_and_go_on_where_they_stopped() -> None:
     assert not torch.equal(whole[0][1], other[0][1])
 
 
-def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A small archive in CIFAR-10's own layout, with checksums that fit."""
-    from torchvision.datasets import CIFAR10
-    from torchvision.datasets.utils import calculate_md5
+CIFAR = {10: ("cifar10", datasets.CIFAR10, "labels"), 100: ("cifar100", datasets.CIFAR100, "fine_labels")}
 
-    base = root / CIFAR10.base_folder
+
+def write_cifar(root: Path, classes: int) -> Path:
+    """A small archive in CIFAR's own layout: 20 images a class in each file. Returns the folder that it holds."""
+    _, archive, labels = CIFAR[classes]
+    base = root / archive.base_folder
     base.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    for name in [entry[0] for entry in CIFAR10.train_list + CIFAR10.test_list]:
-        batch = {"data": generator.integers(0, 256, (20, 3072), dtype=np.uint8), "labels": list(range(10)) * 2}
-        (base / name).write_bytes(pickle.dumps(batch))
-    (base / "batches.meta").write_bytes(pickle.dumps({"label_names": [f"class {i}" for i in range(10)]}))
+    for name in [entry[0] for entry in archive.train_list + archive.test_list]:
+        pixels = generator.integers(0, 256, (20 * classes, 3072), dtype=np.uint8)
+        (base / name).write_bytes(pickle.dumps({"data": pixels, labels: list(range(classes)) * 20}))
+    names = {archive.meta["key"]: [f"class {i}" for i in range(classes)]}
+    (base / archive.meta["filename"]).write_bytes(pickle.dumps(names))
+    with tarfile.open(root / archive.filename, "w:gz") as tar:
+        tar.add(base, arcname=archive.base_folder)
+    return base
+
+
+def trust_cifar(base: Path, classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make torchvision expect the checksums of these files."""
+    archive = CIFAR[classes][1]
     for attribute in ("train_list", "test_list"):
-        entries = [[name, calculate_md5(base / name)] for name, _ in getattr(CIFAR10, attribute)]
-        monkeypatch.setattr(CIFAR10, attribute, entries)
-    monkeypatch.setattr(CIFAR10, "meta", CIFAR10.meta | {"md5": calculate_md5(base / "batches.meta")})
-    with tarfile.open(root / CIFAR10.filename, "w:gz") as archive:
-        archive.add(base, arcname=CIFAR10.base_folder)
+        entries = [[name, calculate_md5(base / name)] for name, _ in getattr(archive, attribute)]
+        monkeypatch.setattr(archive, attribute, entries)
+    monkeypatch.setattr(archive, "meta", archive.meta | {"md5": calculate_md5(base / archive.meta["filename"])})
 
 
-def test_cifar10_reads_torchvisions_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_cifar(tmp_path / "archive", monkeypatch)
-    data = load("data=cifar10", "data.root=archive")
-    assert (len(data.train), len(data.val), len(data.test)) == (90, 10, 20)
-    assert data.train.images.shape == (90, 3, 32, 32)
-    raw = pickle.loads((tmp_path / "archive/cifar-10-batches-py/test_batch").read_bytes())["data"]
+@pytest.mark.parametrize("classes", CIFAR)
+def test_cifar_reads_torchvisions_files(classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name, archive, _ = CIFAR[classes]
+    base = write_cifar(tmp_path / "archive", classes)
+    trust_cifar(base, classes, monkeypatch)
+    data = load(f"data={name}", "data.root=archive")
+    files = len(archive.train_list)
+    assert (len(data.train), len(data.val), len(data.test)) == (18 * files * classes, 2 * files * classes, 20 * classes)
+    assert data.name == f"CIFAR-{classes}"
+    assert data.classes == [f"class {i}" for i in range(classes)]
+    assert data.train.images.shape[1:] == (3, 32, 32)
+    raw = pickle.loads((base / archive.test_list[0][0]).read_bytes())["data"]
     assert torch.equal(data.test.images[3].flatten(), torch.from_numpy(raw[3]))
 
 
-def test_a_damaged_cifar10_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torchvision.datasets import cifar
+@pytest.mark.parametrize("classes", CIFAR)
+def test_a_wrong_cifar_archive_is_refused_by_its_checksum(
+    classes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, archive, _ = CIFAR[classes]
+    shutil.rmtree(write_cifar(tmp_path / "archive", classes))  # what is left is the archive itself
 
-    write_cifar(tmp_path / "archive", monkeypatch)
-    (tmp_path / "archive/cifar-10-batches-py/data_batch_2").write_bytes(b"damaged")
-    monkeypatch.setattr(cifar, "download_and_extract_archive", lambda *_, **__: None)
+    def unreachable(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(urllib.request, "urlopen", unreachable)
+    with pytest.raises(Exception, match=rf"data\.root=archive: .*{archive.filename} has not the checksum .*no network"):
+        load(f"data={name}", "data.root=archive")
+
+
+def test_a_damaged_cifar_file_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base = write_cifar(tmp_path / "archive", 10)
+    trust_cifar(base, 10, monkeypatch)
+    (base / "data_batch_2").write_bytes(b"damaged")
+    monkeypatch.setattr(datasets.cifar, "download_and_extract_archive", lambda *_, **__: None)
     with pytest.raises(Exception, match=r"data\.root=archive: CIFAR-10 is not there whole.*corrupted"):
         load("data=cifar10", "data.root=archive")
+
+
+def test_cifar_has_one_size() -> None:
+    with pytest.raises(Exception, match="CIFAR is 32×32 with 3 channels"):
+        load("data=cifar10", "data.image_size=64")
 
 
 def test_describe_can_be_written_as_json() -> None:

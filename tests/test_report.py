@@ -143,7 +143,7 @@ def test_running_failed_and_broken_off_runs_are_listed(runs: Path) -> None:
         (runs / name / "status.json").write_text(json.dumps(said))
     with open(runs / "a" / "metrics.jsonl", "a") as file:
         file.write('{"step": 99, "tor')
-    build(find_runs([runs]), Path("out"), inside=False)
+    build(find_runs([runs]), Path("out"), look_inside=False)
     listed = {row["folder"]: row for row in csv.DictReader(open("out/runs.csv"))}
     assert [listed[f"runs/{name}"]["status"] for name in "abc"] == ["broken off", "failed", "stopped"]
     assert listed["runs/b"]["message"] == "message b"
@@ -169,7 +169,7 @@ def test_a_sweep_gets_heat_maps() -> None:
     for patch in (8, 16):
         for dropout in (0, 0.1):
             run(f"p{patch}d{dropout}", f"model.patch_size={patch}", f"model.dropout={dropout}", "max_steps=2")
-    build(find_runs(list(Path().glob("p*d*"))), Path("out"), inside=False)
+    build(find_runs(list(Path().glob("p*d*"))), Path("out"), look_inside=False)
     assert (Path("out") / "sweep.png").stat().st_size > 5000
 
 

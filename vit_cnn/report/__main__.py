@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the report (default: report)")
     parser.add_argument("--no-inside", action="store_true", help="leave out the look inside the networks")
     arguments = parser.parse_args()
-    page = build(find_runs(arguments.runs), arguments.out, inside=not arguments.no_inside)
+    page = build(find_runs(arguments.runs), arguments.out, look_inside=not arguments.no_inside)
     console.print(f"Report: {page}")
 
 

@@ -37,11 +37,11 @@ Array = np.ndarray[Any, Any]
 MOST_IMAGES = 24  # that only one of two networks gets right
 
 
-def build(runs: list[Run], folder: Path, *, inside: bool = True) -> Path:
+def build(runs: list[Run], folder: Path, *, look_inside: bool = True) -> Path:
     """Write ``report.html`` with its figures and tables into ``folder``.
 
     Args:
-        inside: look inside the networks too, which takes their weights and the images.
+        look_inside: into the networks too, which takes their weights and the images.
 
     Raises:
         Refused: the runs cannot be compared; nothing is written.
@@ -57,7 +57,7 @@ def build(runs: list[Run], folder: Path, *, inside: bool = True) -> Path:
         title=f"{' against '.join(dict.fromkeys(run.model for run in runs))} on {data_name}",
         subtitle=f"{len(runs)} runs, {len(finished)} of them finished. Written {datetime.now():%Y-%m-%d %H:%M}.",
     )
-    data = images_of(runs[0]) if inside else None
+    data = images_of(runs[0]) if look_inside else None
 
     add_results(page, runs, best, predictions)
     add_curves(page, runs)
@@ -72,7 +72,7 @@ def build(runs: list[Run], folder: Path, *, inside: bool = True) -> Path:
     add_data(page, runs, data)
     if data:
         add_inside(page, best, data)
-    elif inside:
+    elif look_inside:
         page.section("Inside the networks", "Left out: the images are not here (the log says why).")
     return page.write()
 
