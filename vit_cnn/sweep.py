@@ -100,11 +100,11 @@ def summarise() -> None:
 
 
 def write_report(folders: list[Path]) -> None:
-    from vit_cnn.report.build import build
-    from vit_cnn.report.runs import find_runs
-
     try:
+        from vit_cnn.report.build import build
+        from vit_cnn.report.runs import find_runs
+
         if folders:
             console.print(f"Report: {build(find_runs(folders), folders[0].parent / 'report')}")
-    except Refused as error:  # a sweep over data sets, say
+    except (Refused, ImportError) as error:  # a sweep over data sets; a machine without plotting libraries
         console.print(Text(f"No report: {error}"))

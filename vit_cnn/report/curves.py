@@ -28,10 +28,6 @@ MOST_POINTS = 400  # of a curve: more cannot be seen
 PALETTE = ["#2a6fb0", "#d1603d", "#3a9d5d", "#8e5fb5", "#b58a2a", "#4fb0b5", "#c2457f", "#777777", "#7a4f35"]
 
 
-def colours(labels: list[str]) -> dict[str, str]:
-    return {label: PALETTE[position % len(PALETTE)] for position, label in enumerate(labels)}
-
-
 @dataclasses.dataclass(frozen=True)
 class Curve:
     """One metric of the runs with one label: mean and spread over the seeds at the steps they share.
@@ -90,10 +86,15 @@ def all_curves(runs: list[Run], flops: dict[str, int]) -> dict[str, dict[str, Cu
     return found
 
 
+def colours(curves: dict[str, dict[str, Curve]]) -> dict[str, str]:
+    labels = dict.fromkeys(label for panel in curves.values() for label in panel)
+    return {label: PALETTE[position % len(PALETTE)] for position, label in enumerate(labels)}
+
+
 def interactive(curves: dict[str, dict[str, Curve]]) -> go.Figure:
     """Four panels with a switch for the x axis; a click on the legend hides a label."""
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(PANELS.values()), vertical_spacing=0.12)
-    colour = colours(sorted({label for panel in curves.values() for label in panel}, key=lambda label: label[0] != "V"))
+    colour = colours(curves)
     drawn: list[Curve] = []
     for position, panel in enumerate(curves.values()):
         place = {"row": position // 2 + 1, "col": position % 2 + 1}
@@ -144,7 +145,7 @@ def transparent(colour: str) -> str:
 def static(curves: dict[str, dict[str, Curve]], axis: str) -> Figure:
     """The same four panels as a picture."""
     figure = Figure(figsize=(10, 6.5), layout="constrained")
-    colour = colours(sorted({label for panel in curves.values() for label in panel}, key=lambda label: label[0] != "V"))
+    colour = colours(curves)
     for position, (key, panel) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(2, 2, position)
         for label, each in panel.items():
