@@ -109,13 +109,17 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
     def save_last() -> None:
         progress.seconds = tracker.seconds
-        state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "scaler": scaler.state_dict()}
-        state |= {
+        state = {
+            "model": model.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "scaler": scaler.state_dict(),
             "rng": checkpoint.rng_state(device),
             "window": torch.stack(window).cpu() if window else torch.empty(0),
+            "progress": dataclasses.asdict(progress),
+            "wandb_id": tracker.wandb.id,
+            "fingerprint": data.fingerprint,
         }
-        state |= {"progress": dataclasses.asdict(progress), "wandb_id": tracker.wandb.id}
-        checkpoint.save(last, state | {"fingerprint": data.fingerprint})
+        checkpoint.save(last, state)
 
     # From here on there is a run.
     (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
@@ -128,14 +132,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     if data.skipped:
         (run_dir / "skipped.txt").write_text("\n".join(data.skipped) + "\n")
         log.warning("%d files cannot be read and are left out: %s", len(data.skipped), run_dir / "skipped.txt")
-    log.info(
-        "%s on %s, %s; %d steps; run folder %s",
-        type(model).__name__,
-        device_name(device),
-        precision,
-        last_step,
-        run_dir,
-    )
+    network = f"{type(model).__name__} on {device_name(device)}, {precision}"
+    log.info("%s; %d steps; run folder %s", network, last_step, run_dir)
 
     display = RunDisplay(
         total_steps=last_step, steps_per_epoch=steps_per_epoch, epochs=recipe.epochs, step=progress.step
@@ -147,7 +145,6 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     forward = torch.compile(model) if cfg.trainer.compile else model
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     generator = torch.Generator(device)
-
     media = Media(wandb=tracker.wandb, switches=cfg.wandb.media, data=data)
 
     with tracker, StopSignal(run_dir) as stop:
