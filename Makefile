@@ -5,7 +5,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup demo train compare sweep report dashboard notebooks test check clean
+.PHONY: help setup demo train compare sweep report dashboard bench notebooks test check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -41,12 +41,16 @@ report: setup ## a page from runs, and its figures and tables: make report RUNS=
 dashboard: setup ## W&B panels that compare the runs, built as code; without a key they are written to a file
 	$(RUN) -m vit_cnn.dashboard $(ARGS)
 
+bench: setup ## speed next to timm, vit-pytorch and plain PyTorch, on an idle machine
+	$(RUN) -m pip install --quiet -e ".[bench]"
+	$(RUN) -m vit_cnn.bench $(ARGS)
+
 notebooks: setup ## open the notebooks in JupyterLab
 	$(RUN) -m pip install --quiet -e ".[notebooks]"
 	$(VENV)/bin/jupyter lab notebooks
 
-test: setup ## run the tests
-	$(RUN) -m pytest $(ARGS)
+test: setup ## run the tests, on every core
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
 check: setup ## lint and check the types
 	$(VENV)/bin/ruff check .

@@ -1,0 +1,113 @@
+"""The same ViT by others, with dropout in the same places: what ``vit_cnn.bench`` measures ours against.
+
+timm and vit-pytorch are the extra ``bench``.
+"""
+
+from typing import Any
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from vit_cnn.models.dropout import Dropout
+
+
+def timm_vit(**sizes: Any) -> nn.Module:
+    """The ``VisionTransformer`` of timm, https://github.com/huggingface/pytorch-image-models."""
+    from timm.models.vision_transformer import VisionTransformer
+
+    network = VisionTransformer(
+        img_size=sizes["image_size"],
+        patch_size=sizes["patch_size"],
+        in_chans=sizes["num_channels"],
+        num_classes=sizes["num_classes"],
+        embed_dim=sizes["embed_dim"],
+        depth=sizes["num_layers"],
+        num_heads=sizes["num_heads"],
+        mlp_ratio=sizes["hidden_dim"] / sizes["embed_dim"],
+        pos_drop_rate=sizes["dropout"],
+        attn_drop_rate=sizes["dropout"],
+        proj_drop_rate=sizes["dropout"],
+    )
+    for block in network.blocks:
+        attention: Any = block.attn
+        attention.proj_drop = nn.Identity()  # the deck's ViT has no dropout there
+    return network
+
+
+def vit_pytorch_vit(**sizes: Any) -> nn.Module:
+    """The ``ViT`` of vit-pytorch, https://github.com/lucidrains/vit-pytorch; it normalises patches too."""
+    from vit_pytorch import ViT
+
+    network = ViT(
+        image_size=sizes["image_size"],
+        patch_size=sizes["patch_size"],
+        num_classes=sizes["num_classes"],
+        dim=sizes["embed_dim"],
+        depth=sizes["num_layers"],
+        heads=sizes["num_heads"],
+        dim_head=sizes["embed_dim"] // sizes["num_heads"],
+        mlp_dim=sizes["hidden_dim"],
+        channels=sizes["num_channels"],
+        dropout=sizes["dropout"],
+        emb_dropout=sizes["dropout"],
+    )
+    for attention, _ in network.transformer.layers:
+        attention.to_out[1] = nn.Identity()
+    return network
+
+
+class PlainBlock(nn.Module):
+    """Pre-norm block of PyTorch's own parts."""
+
+    def __init__(self, *, embed_dim: int, hidden_dim: int, num_heads: int, dropout: float) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dim)
+        self.attention = nn.MultiheadAttention(embed_dim, num_heads, dropout=dropout, batch_first=True)
+        self.norm2 = nn.LayerNorm(embed_dim)
+        self.mlp = nn.Sequential(
+            nn.Linear(embed_dim, hidden_dim),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(hidden_dim, embed_dim),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        normed = self.norm1(tokens)
+        tokens = tokens + self.attention(normed, normed, normed, need_weights=False)[0]
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class PlainViT(nn.Module):
+    """The ViT as a tutorial writes it: ``nn.MultiheadAttention``, ``nn.Dropout``, every token through every block."""
+
+    def __init__(self, **sizes: Any) -> None:
+        super().__init__()
+        d, self.patch_size = sizes["embed_dim"], sizes["patch_size"]
+        self.embed_patches = nn.Linear(sizes["num_channels"] * self.patch_size**2, d)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, d))
+        self.positions = nn.Parameter(torch.randn(1 + (sizes["image_size"] // self.patch_size) ** 2, d))
+        self.dropout = nn.Dropout(sizes["dropout"])
+        shape = {key: sizes[key] for key in ("embed_dim", "hidden_dim", "num_heads", "dropout")}
+        self.blocks = nn.Sequential(*(PlainBlock(**shape) for _ in range(sizes["num_layers"])))
+        self.norm = nn.LayerNorm(d)
+        self.head = nn.Linear(d, sizes["num_classes"])
+
+    def forward(self, images: Tensor) -> Tensor:
+        patches = rearrange(images, "b c (h p1) (w p2) -> b (h w) (c p1 p2)", p1=self.patch_size, p2=self.patch_size)
+        tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), self.embed_patches(patches)], dim=1)
+        return self.head(self.norm(self.blocks(self.dropout(tokens + self.positions)))[:, 0])
+
+
+def active_dropouts(network: nn.Module) -> int:
+    """In how many places a network drops activations at all."""
+    count = 0
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            count += module.p > 0
+        elif isinstance(module, Dropout):
+            count += module.rate > 0
+        elif isinstance(module, nn.MultiheadAttention):
+            count += module.dropout > 0
+    return count
