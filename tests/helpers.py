@@ -17,7 +17,8 @@ from omegaconf import DictConfig
 from vit_cnn import config, loop
 from vit_cnn.errors import exit_with_code
 
-TIMES = {"seconds", "images_per_second", "memory_bytes"}  # differ between equal runs
+# What differs between equal runs.
+TIMES = {"seconds", "images_per_second", "flops_per_second", "share_of_peak", "memory_bytes"}
 
 TINY = [
     "data=digits", "data.max_images=160", "recipe.epochs=2", "recipe.batch_size=30", "trainer=cpu",

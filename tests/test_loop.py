@@ -265,3 +265,11 @@ def test_cuda(model: str, options: list[str]) -> None:
     cfg = composed(f"model={model}", "data=digits", "recipe.epochs=8", "recipe.optimizer.lr=1e-3",
                    "recipe.augment.flip=false", "trainer=gpu", *options)  # fmt: skip
     assert train(cfg, Path("gpu"))["test/acc"] > 0.8
+
+
+def test_a_run_says_how_well_it_uses_the_machine() -> None:
+    result = run("run")
+    assert result["flops_per_second"] == pytest.approx(3 * result["flops_per_image"] * result["images_per_second"])
+    assert 0 < result["share_of_peak"] < 1
+    line = next(json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines() if "lr" in line)
+    assert line["flops_per_second"] == pytest.approx(3 * result["flops_per_image"] * line["images_per_second"])

@@ -137,12 +137,12 @@ def test_the_mode_is_chosen_without_a_prompt(monkeypatch: pytest.MonkeyPatch) ->
 def test_lines_off_a_terminal(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     caplog.set_level("INFO")
     display = RunDisplay(total_steps=10, steps_per_epoch=5, epochs=2, step=0)
-    figures = {"train/loss": 1.5, "train/acc": 0.25, "lr": 3e-4, "images_per_second": 1234.5}
+    figures = {"train/loss": 1.5, "train/acc": 0.25, "lr": 3e-4, "images_per_second": 1234.5, "share_of_peak": 0.42}
     display.train_metrics(2, figures)
     assert caplog.text == ""  # not a line for every measurement
     display.last_line -= 31
     display.train_metrics(4, figures)
-    assert "step 4/10  loss 1.500  acc 25.0%  lr 3.0e-04  1,234 images/s" in caplog.text
+    assert "step 4/10  loss 1.500  acc 25.0%  lr 3.0e-04  1,234 images/s (42% of peak)" in caplog.text
     display.val_metrics(1.0, {"val/acc": 0.5, "val/loss": 1.25}, is_best=True)
     assert "epoch 1/2: validation accuracy 50.00 %, loss 1.2500  (best so far)" in caplog.text
     display.close()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from vit_cnn import config, peers
 from vit_cnn.display import console
-from vit_cnn.environment import device_name, versions
+from vit_cnn.environment import device_name, peak_flops, versions
 from vit_cnn.errors import exit_with_code
 from vit_cnn.evaluate import BATCH_SIZE, autocast_for, precision_of
 from vit_cnn.models import CNN, ViT
@@ -96,7 +96,7 @@ class Bench:
         train = {name: self.training_step(network, self.batch) for name, network in contenders.items()}
         evaluate = {name: self.evaluation(network) for name, network in contenders.items()}
         step_times, eval_times = self.in_rounds(train), self.in_rounds(evaluate)
-        peak = self.peak_flops()
+        peak = peak_flops(self.device, self.autocast)
         rows = []
         for name, network in contenders.items():
             kind = name.split(",")[0]
@@ -183,17 +183,6 @@ class Bench:
     def synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize()
-
-    def peak_flops(self) -> float:
-        """Operations a second of a large matrix product, in the precision of training: the best of ten."""
-        n = 2048 if self.device.type == "cpu" else 8192
-        a, b = torch.randn(n, n, device=self.device), torch.randn(n, n, device=self.device)
-
-        def product() -> None:
-            with self.autocast:
-                a @ b
-
-        return 2 * n**3 / min(self.in_rounds({"product": product}, rounds=10)["product"])
 
     def saved_bytes(self, network: nn.Module, batch: int, size: int | None = None) -> int:
         """Memory that a forward pass keeps for the backward pass, without the weights themselves."""

@@ -5,10 +5,12 @@ import time
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 console = Console()
 if not console.is_terminal:
@@ -46,35 +48,34 @@ class RunDisplay:
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[train]}"),
-            TextColumn("{task.fields[val]}"),
             TextColumn("left"),
             TimeRemainingColumn(),
-            console=console,
-            disable=not console.is_terminal,
             speed_estimate_period=300,
         )
-        self.task = self.bar.add_task(
-            "train", total=total_steps, completed=step, epoch=0, epochs=epochs, train="", val=""
-        )
-        self.bar.start()
+        self.task = self.bar.add_task("train", total=total_steps, completed=step, epoch=0, epochs=epochs)
+        self.train_text = self.val_text = ""
+        self.live = Live(get_renderable=self.lines, console=console, refresh_per_second=4)
+        if console.is_terminal:
+            self.live.start()
+
+    def lines(self) -> Group:
+        return Group(self.bar, Text(f"{self.train_text}  {self.val_text}".strip(), overflow="ellipsis", no_wrap=True))
 
     def step(self, step: int) -> None:
         epoch = min((step - 1) // self.steps_per_epoch + 1, self.epochs)
         self.bar.update(self.task, completed=step, epoch=epoch)
 
     def train_metrics(self, step: int, metrics: dict[str, Any]) -> None:
-        text = (
+        self.train_text = (
             f"loss {metrics['train/loss']:.3f}  acc {metrics['train/acc']:.1%}  lr {metrics['lr']:.1e}  "
-            f"{metrics['images_per_second']:,.0f} images/s"
+            f"{metrics['images_per_second']:,.0f} images/s ({metrics['share_of_peak']:.0%} of peak)"
         )
-        self.bar.update(self.task, train=text)
         if not console.is_terminal and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
             self.last_line = time.monotonic()
-            log.info("step %d/%d  %s", step, self.total_steps, text)
+            log.info("step %d/%d  %s", step, self.total_steps, self.train_text)
 
     def val_metrics(self, epoch: float, metrics: dict[str, Any], *, is_best: bool) -> None:
-        self.bar.update(self.task, val=f"val {metrics['val/acc']:.1%}")
+        self.val_text = f"val {metrics['val/acc']:.1%}"
         self.last_line = time.monotonic()
         log.info(
             "epoch %g/%d: validation accuracy %.2f %%, loss %.4f%s",
@@ -86,7 +87,7 @@ class RunDisplay:
         )
 
     def close(self) -> None:
-        self.bar.stop()
+        self.live.stop()
 
 
 def print_results(results: list[dict[str, Any]]) -> None:
@@ -103,6 +104,7 @@ def print_results(results: list[dict[str, Any]]) -> None:
         "validation loss": [f"{result['val/loss']:.4f}" for result in results],
         "test loss": [f"{result['test/loss']:.4f}" for result in results],
         "training speed": [f"{result['images_per_second']:,.0f} images/s" for result in results],
+        "share of peak": [f"{result['share_of_peak']:.0%}" for result in results],
         "training time": [duration(result["seconds_train"]) for result in results],
     }
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)

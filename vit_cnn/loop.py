@@ -21,7 +21,7 @@ from vit_cnn import checkpoint
 from vit_cnn.augment import augment
 from vit_cnn.data import Dataset, normalise, seeded, shuffled
 from vit_cnn.display import RunDisplay, console, print_results, share_console_with_logging
-from vit_cnn.environment import device_name, git_state, peak_memory_bytes, versions
+from vit_cnn.environment import device_name, git_state, peak_flops, peak_memory_bytes, versions
 from vit_cnn.errors import Failed, Refused, Stopped
 from vit_cnn.evaluate import autocast_for, logits_of, precision_of, score
 from vit_cnn.media import Media
@@ -125,6 +125,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")
     result_file.unlink(missing_ok=True)  # its presence means that the run has finished
+    flops, peak = flops_per_image(model, data.train.images[:1].float()), peak_flops(device, autocast)
     example = normalise(data.train.images[: recipe.batch_size], data.mean, data.std)
     console.print(size_table(model, example, every_layer=cfg.layers))
     counts = f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
@@ -186,6 +187,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
                     images_seen = (progress.step - progress.logged_step) * recipe.batch_size
                     rate = images_seen / (progress.seconds_train - progress.logged_seconds)
                     metrics |= {"lr": lr, "images_per_second": rate, "memory_bytes": peak_memory_bytes(device)}
+                    metrics |= {"flops_per_second": 3 * flops * rate, "share_of_peak": 3 * flops * rate / peak}
                     metrics["param_norm"] = torch.nn.utils.get_total_norm(parameters).item()
                     tracker.log(progress.step, epoch=progress.step / steps_per_epoch, **metrics)
                     display.train_metrics(progress.step, metrics)
@@ -227,17 +229,20 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             if stop.requested:
                 raise Stopped(f"Stopped before the end of the final evaluation. To go on: resume={run_dir}")
         checkpoint.write_atomically(run_dir / "predictions.npz", lambda file: np.savez(file, **predictions))
+        rate = progress.step * recipe.batch_size / progress.seconds_train
         result = {
             "model": type(model).__name__,
             "params": count(model),
-            "flops_per_image": flops_per_image(model, example[:1]),
+            "flops_per_image": flops,
             "epochs": progress.step / steps_per_epoch,
             "steps": progress.step,
             "seed": cfg.seed,
             **scores,
             "best_epoch": progress.best_step / steps_per_epoch,
             "seconds_train": progress.seconds_train,
-            "images_per_second": progress.step * recipe.batch_size / progress.seconds_train,
+            "images_per_second": rate,
+            "flops_per_second": 3 * flops * rate,  # a training step takes about three forward passes
+            "share_of_peak": 3 * flops * rate / peak,  # the peak is that of a large matrix product
             "peak_memory_bytes": peak_memory_bytes(device),
             "device": device_name(device),
             "precision": precision,

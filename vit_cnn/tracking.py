@@ -28,6 +28,8 @@ SUMMARIES = {
     "val/acc": "max",
     "lr": "last",
     "images_per_second": "mean",
+    "flops_per_second": "mean",
+    "share_of_peak": "mean",
     "grad_norm": "last",
     "param_norm": "last",
     "memory_bytes": "max",
