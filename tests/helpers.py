@@ -1,7 +1,6 @@
 """A run small enough for a second, and what it left behind."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -53,7 +52,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, times: int = 1) -> No
 
     def interrupting(done: int, **options: Any) -> float:
         for _ in range(times if done + 1 == step else 0):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
         return learning_rate(done, **options)
 
     monkeypatch.setattr(loop, "learning_rate", interrupting)

@@ -53,7 +53,7 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
     for row in rows:
         assert float(row["step_ms"]) > 0
         assert 0 < float(row["share_of_peak"]) < 1
-        assert torch.__version__ in row["machine"]
+        assert torch.__version__.split("+")[0] in row["machine"]
     assert Path("speed/steps.png").stat().st_size > 1000
 
 
