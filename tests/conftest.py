@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a process started in the background
     handlers = list(logging.getLogger().handlers)
     yield
     logging.getLogger().handlers = handlers  # without the one that Hydra pointed at this test's train.log
