@@ -116,7 +116,7 @@ def test_labels_tell_settings_apart_but_not_seeds(runs: Path) -> None:
 # The page
 
 
-def test_the_report(runs: Path) -> None:
+def test_the_report(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     page = build(find_runs([runs]), Path("out"))
     text = page.read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', text.split("</script>")[-1]), "not self-contained"
@@ -126,6 +126,14 @@ def test_the_report(runs: Path) -> None:
     for name in ("results", "runs", "mcnemar", "observations", "calibration", "sizes_vit", "sizes_cnn"):
         rows_of_csv = len((Path("out") / f"{name}.csv").read_text().splitlines())
         assert len((Path("out") / f"{name}.md").read_text().splitlines()) == rows_of_csv + 1  # the line below the head
+    drawn = Path("out/curves_flops.png").read_bytes()
+    Path("again").mkdir()
+    Path("out/curves.csv").rename("again/curves.csv")
+    code, printed = call(curves.main, ["again/curves.csv"], monkeypatch, capfd)
+    assert code == 0, printed
+    assert abs(len(Path("again/curves_flops.png").read_bytes()) - len(drawn)) < 0.1 * len(drawn)
+    Path("again/curves.csv").write_text("nothing\n1\n")
+    assert call(curves.main, ["again/curves.csv"], monkeypatch, capfd)[0] == 2
     rows = {row[""]: row for row in csv.DictReader(open("out/results.csv"))}
     accuracies = [json.loads((runs / name / "result.json").read_text())["test/acc"] for name in ("vit3", "vit4")]
     expected = f"{np.mean(accuracies):.2%} ± {np.std(accuracies, ddof=1):.2%}".rstrip("%")

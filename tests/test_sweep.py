@@ -138,7 +138,7 @@ def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd:
     assert code == 0, printed
     assert printed.count("model.patch_size=8 ") == 3
     assert printed.count("model.patch_size=16 ") == 3
-    assert "About 0:" in printed
+    assert "minutes of work on" in printed
     code, printed = call(estimate.main, ["data=digits", "recipe.epochs=x"], monkeypatch, capfd)
     assert code == 2
     assert "recipe.epochs" in printed

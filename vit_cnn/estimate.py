@@ -58,7 +58,8 @@ def main() -> None:
             )
     console.print(table)
     device = device_name(torch.device(cfg.trainer.device))
-    console.print(f"About {duration(total)} (h:mm:ss) of work on {device}; what has finished before is skipped.")
+    length = f"{total / 3600:.1f} hours" if total > 2 * 3600 else f"{total / 60:.1f} minutes"
+    console.print(f"About {length} of work on {device}; what has finished before is skipped.")
 
 
 def jobs_of(overrides: list[str]) -> list[list[str]]:

@@ -189,8 +189,8 @@ def add_curves(page: Page, runs: list[Run]) -> None:
         "Curves", "The buttons change the x axis; drag to zoom, double-click to zoom out, click on a name to hide it."
     )
     page.plot("curves", curves.interactive(drawn), "Mean over seeds; the band is one standard deviation either way.")
-    for axis in curves.AXES:
-        curves.static(drawn, axis).savefig(page.folder / f"curves_{axis.lower()}.png", dpi=110)
+    curves.save_static(drawn, page.folder)
+    curves.write_csv(drawn, page.folder / "curves.csv")
 
 
 def flops_of(run: Run) -> int:

@@ -1,6 +1,9 @@
 """Curves over training: mean and spread over seeds, against steps, epochs, seconds or FLOPs."""
 
+import argparse
+import csv
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,6 +11,7 @@ import plotly.graph_objects as go
 from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
+from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.report.runs import Run, by_label
 
 Array = np.ndarray[Any, Any]
@@ -159,3 +163,54 @@ def static(curves: dict[str, dict[str, Curve]], axis: str) -> Figure:
         if position == 1:
             axes.legend(fontsize=8)
     return figure
+
+
+def write_csv(curves: dict[str, dict[str, Curve]], path: Path) -> None:
+    """Every point that is drawn, so that the figures can be drawn again without the runs."""
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["metric", "label", "seeds", *AXES, "mean", "low", "high"])
+        for key, panel in curves.items():
+            for label, each in panel.items():
+                columns = zip(*(each.x[axis] for axis in AXES), each.mean, each.low, each.high, strict=True)
+                writer.writerows([key, label, each.seeds, *(f"{value:.6g}" for value in row)] for row in columns)
+
+
+def read_csv(path: Path) -> dict[str, dict[str, Curve]]:
+    """What ``write_csv`` wrote.
+
+    Raises:
+        Refused: it is not such a file.
+    """
+    points: dict[tuple[str, str, int], list[list[float]]] = {}
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            for row in csv.DictReader(file):
+                place = row["metric"], row["label"], int(row["seeds"])
+                points.setdefault(place, []).append([float(row[key]) for key in (*AXES, "mean", "low", "high")])
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise Refused(f"{path} cannot be read as curves: {error}") from error
+    found: dict[str, dict[str, Curve]] = {key: {} for key in PANELS}
+    for (key, label, seeds), rows in points.items():
+        columns = np.array(rows).T
+        mean, low, high = columns[len(AXES) :]
+        x = dict(zip(AXES, columns, strict=False))
+        found[key][label] = Curve(x=x, mean=mean, low=low, high=high, seeds=seeds)
+    return found
+
+
+def save_static(curves: dict[str, dict[str, Curve]], folder: Path) -> None:
+    """A picture for each x axis, ``curves_<axis>.png``."""
+    for axis in AXES:
+        static(curves, axis).savefig(folder / f"curves_{axis.lower()}.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m vit_cnn.report.curves", description="Draw a report's curves again")
+    parser.add_argument("csv", type=Path, nargs="+", help="curves.csv of a report; the pictures go beside it")
+    for path in parser.parse_args().csv:
+        save_static(read_csv(path), path.parent)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)
