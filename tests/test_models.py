@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from vit_cnn.display import console
 from vit_cnn.models import CNN, ViT
 from vit_cnn.models.dropout import Dropout
+from vit_cnn.models.vit import Attention
+from vit_cnn.peers import PlainCNN
 from vit_cnn.summary import count, flops_per_image, layers_of, size_table
 
 VIT = dict(image_size=32, num_channels=3, num_classes=10, patch_size=4, embed_dim=256, hidden_dim=512, num_heads=8,
@@ -58,8 +60,7 @@ class ReferenceBlock(nn.Module):
         ours = block.attention
         self.block = block
         self.attention = nn.MultiheadAttention(256, 8, batch_first=True)
-        self.attention.in_proj_weight.data = torch.cat([ours.to_q.weight, ours.to_kv.weight]).data
-        self.attention.in_proj_bias.data = torch.cat([ours.to_q.bias, ours.to_kv.bias]).data
+        self.attention.in_proj_weight, self.attention.in_proj_bias = ours.to_qkv.weight, ours.to_qkv.bias
         self.attention.out_proj = ours.project
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,12 +88,48 @@ def test_vit_gives_the_logits_gradients_and_maps_of_plain_modules() -> None:
     torch.testing.assert_close(logits, wanted)
     torch.testing.assert_close(vit.attention_maps(images), maps)
     torch.testing.assert_close(maps.sum(dim=-1), torch.ones(5, 3, 8, 65))
-    # to_q and to_kv are copied into the reference; every other parameter is shared and must get the same gradient.
-    shared = {name: p for name, p in vit.named_parameters() if ".to_" not in name}
-    ours = torch.autograd.grad(logits.square().sum(), list(shared.values()))
-    theirs = torch.autograd.grad(wanted.square().sum(), list(shared.values()))
-    for name, a, b in zip(shared, ours, theirs, strict=True):
+    parameters = dict(vit.named_parameters())  # the reference shares them
+    ours = torch.autograd.grad(logits.square().sum(), list(parameters.values()))
+    theirs = torch.autograd.grad(wanted.square().sum(), list(parameters.values()))
+    for name, a, b in zip(parameters, ours, theirs, strict=True):
         torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}", rtol=1e-4, atol=1e-4)
+
+
+def test_the_last_block_may_compute_the_cls_token_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    vit, images = ViT(**{**VIT, "num_layers": 2}).eval(), torch.randn(5, 3, 32, 32)
+    shapes: list[torch.Size] = []
+    vit.blocks[1].mlp.register_forward_hook(lambda module, inputs, output: shapes.append(output.shape))
+    short = vit(images)
+    monkeypatch.setattr(ViT, "only_cls_at_the_end", False)
+    torch.testing.assert_close(short, vit(images))
+    assert shapes == [(5, 1, 256), (5, 65, 256)]
+
+
+def test_the_last_block_drops_what_the_others_drop() -> None:
+    """The mean over many masks tells: dropping a value also drops its bias."""
+    torch.manual_seed(0)
+    attention = Attention(embed_dim=16, num_heads=2, dropout=0.5)
+    attention.to_qkv.bias.data.normal_()
+    tokens = torch.randn(1, 5, 16).expand(20_000, -1, -1)
+    with torch.no_grad():
+        full, short = attention(tokens)[0][:, :1], attention.for_cls(tokens)
+    torch.testing.assert_close(short.mean(dim=0), full.mean(dim=0), rtol=0, atol=0.03)
+    torch.testing.assert_close(short.std(dim=0), full.std(dim=0), rtol=0.05, atol=0.01)
+
+
+def test_cnn_gives_the_bits_of_the_layers_as_the_deck_lists_them() -> None:
+    torch.manual_seed(0)
+    cnn, plain = CNN(image_size=32, num_channels=3, num_classes=10), PlainCNN(num_channels=3, num_classes=10)
+    assert [type(layer) for layer in plain.features[3:5]] == [nn.ReLU, nn.MaxPool2d]
+    plain.load_state_dict(cnn.state_dict())
+    images = torch.randn(4, 3, 32, 32)
+    logits, wanted = cnn(images), plain(images)
+    assert torch.equal(logits, wanted)
+    ours = torch.autograd.grad(logits.square().sum(), list(cnn.parameters()))
+    theirs = torch.autograd.grad(wanted.square().sum(), list(plain.parameters()))
+    for name, a, b in zip(cnn.state_dict(), ours, theirs, strict=False):
+        assert torch.equal(a, b), name
 
 
 def test_patches_are_cut_row_by_row() -> None:
@@ -131,10 +168,29 @@ def test_dropout_keeps_rate_and_mean(rate: float) -> None:
     assert (y.detach() == 0).double().mean(dim=0).std() < 0.02  # no column is dropped more than others
     y.sum().backward()
     assert torch.equal(x.grad, y.detach())  # the same mask and scale on the way back
+    assert y.max().item() == pytest.approx(1 / (1 - rate))
     assert not torch.equal(dropout(x), y)
     torch.manual_seed(0)
     assert torch.equal(dropout(x), y)
     assert torch.equal(dropout.eval()(x), x)
+
+
+def test_dropout_of_raw_bytes_is_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte has 256 levels, and 0.001 is less than one of them: the rates and their spread are still PyTorch's."""
+    x = torch.ones(4000, 500)
+    for rate in (0.001, 0.3, 0.999):
+        torch.manual_seed(0)
+        ours = (Dropout(rate)(x) == 0).double()
+        theirs = (nn.functional.dropout(x, rate) == 0).double()
+        assert ours.mean().item() == pytest.approx(theirs.mean().item(), abs=1e-3)
+        assert ours.mean(dim=0).std().item() == pytest.approx(theirs.mean(dim=0).std().item(), rel=0.2)
+        pairs = (ours[:, 1:] * ours[:, :-1]).mean().item()
+        assert pairs == pytest.approx(rate**2, abs=1e-3)  # neighbours are independent
+    monkeypatch.setattr(Dropout, "raw_bytes", False)
+    torch.manual_seed(0)
+    switched_off = Dropout(0.3)(x)
+    torch.manual_seed(0)
+    assert torch.equal(switched_off, nn.functional.dropout(x, 0.3))
 
 
 @pytest.mark.parametrize(("change", "message"), [

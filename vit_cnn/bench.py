@@ -87,7 +87,10 @@ class Bench:
             "ViT, nn.MultiheadAttention": peers.PlainViT(**self.sizes),
         }
         assert len({peers.active_dropouts(network) for network in vits.values()}) == 1, "unequal dropout places"
-        cnns = {"CNN, ours": CNN(**shape).to(memory_format=torch.channels_last), "CNN, plain NCHW": CNN(**shape)}
+        cnns = {
+            "CNN, ours": CNN(**shape).to(memory_format=torch.channels_last),
+            "CNN, plain NCHW": peers.PlainCNN(num_channels=shape["num_channels"], num_classes=shape["num_classes"]),
+        }
         return {name: network.to(self.device) for name, network in (vits | cnns).items()}
 
     def steps(self) -> list[Row]:

@@ -1,4 +1,4 @@
-"""The same ViT by others, with dropout in the same places: what ``vit_cnn.bench`` measures ours against.
+"""The same networks by others, with dropout in the same places: what ``vit_cnn.bench`` measures ours against.
 
 timm and vit-pytorch are the extra ``bench``.
 """
@@ -98,6 +98,39 @@ class PlainViT(nn.Module):
         patches = rearrange(images, "b c (h p1) (w p2) -> b (h w) (c p1 p2)", p1=self.patch_size, p2=self.patch_size)
         tokens = torch.cat([self.cls_token.expand(len(images), -1, -1), self.embed_patches(patches)], dim=1)
         return self.head(self.norm(self.blocks(self.dropout(tokens + self.positions)))[:, 0])
+
+
+class PlainCNN(nn.Module):
+    """The CNN for 32×32 images, its layers in the order in which the deck lists them."""
+
+    def __init__(self, *, num_channels: int, num_classes: int) -> None:
+        super().__init__()
+        widths = [(num_channels, 32, 64), (64, 128, 128), (128, 256, 256)]
+        self.features = nn.Sequential(
+            *(
+                layer
+                for c_in, c_between, c_out in widths
+                for layer in (
+                    nn.Conv2d(c_in, c_between, 3, padding=1),
+                    nn.ReLU(),
+                    nn.Conv2d(c_between, c_out, 3, padding=1),
+                    nn.ReLU(),
+                    nn.MaxPool2d(2),
+                    nn.BatchNorm2d(c_out),
+                )
+            )
+        )
+        self.classifier = nn.Sequential(
+            nn.Flatten(),
+            nn.Linear(4096, 1024),
+            nn.ReLU(),
+            nn.Linear(1024, 512),
+            nn.ReLU(),
+            nn.Linear(512, num_classes),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images))
 
 
 def active_dropouts(network: nn.Module) -> int:
