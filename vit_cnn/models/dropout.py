@@ -42,7 +42,7 @@ class Dropout(nn.Module):
             return x
         if x.device.type != "cpu" or not self.raw_bytes or self.rate > 1 - 1 / LEVELS:
             return F.dropout(x, self.rate)
-        return Masked.apply(x, random_mask(x.shape, self.rate), 1 / (1 - self.rate))  # type: ignore[no-any-return]
+        return Masked.apply(x, random_mask(x.shape, self.rate), 1 / (1 - self.rate))
 
     def extra_repr(self) -> str:
         return f"rate={self.rate}"

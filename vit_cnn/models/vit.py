@@ -150,9 +150,10 @@ class ViT(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images)
-        for block in self.blocks[:-1]:
+        *others, last = self.blocks
+        assert isinstance(last, Block)
+        for block in others:
             tokens, _ = block(tokens)
-        last = self.blocks[-1]
         tokens = last.for_cls(tokens) if self.only_cls_at_the_end else last(tokens)[0]
         return self.head(self.norm(tokens[:, 0]))
 
