@@ -64,6 +64,7 @@ class ReferenceBlock(nn.Module):
         self.attention.out_proj = ours.project
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Tokens, and the attention weights [b, heads, n, n]."""
         normed = self.block.norm1(tokens)
         mixed, weights = self.attention(normed, normed, normed, average_attn_weights=False)
         tokens = tokens + mixed
@@ -106,6 +107,22 @@ def test_the_last_block_may_compute_the_cls_token_alone(monkeypatch: pytest.Monk
     assert shapes == [(5, 1, 256), (5, 65, 256)]
 
 
+def test_fused_attention_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    vit, images = ViT(**{**VIT, "num_layers": 2}).eval(), torch.randn(5, 3, 32, 32)
+    plain, fused, rates = vit(images), nn.functional.scaled_dot_product_attention, []
+
+    def spy(q: Tensor, k: Tensor, v: Tensor, *, dropout_p: float) -> Tensor:
+        rates.append(dropout_p)
+        return fused(q, k, v, dropout_p=dropout_p)
+
+    monkeypatch.setattr(nn.functional, "scaled_dot_product_attention", spy)
+    monkeypatch.setattr(Attention, "fused_on", ("cpu",))
+    torch.testing.assert_close(vit(images), plain)
+    vit.train()(images)
+    assert rates == [0.0, 0.2]  # the last block, CLS alone, does without
+
+
 def test_the_last_block_drops_what_the_others_drop() -> None:
     """The mean over many masks tells: dropping a value also drops its bias."""
     torch.manual_seed(0)
@@ -113,7 +130,7 @@ def test_the_last_block_drops_what_the_others_drop() -> None:
     attention.to_qkv.bias.data.normal_()
     tokens = torch.randn(1, 5, 16).expand(20_000, -1, -1)
     with torch.no_grad():
-        full, short = attention(tokens)[0][:, :1], attention.for_cls(tokens)
+        full, short = attention(tokens)[:, :1], attention.for_cls(tokens)
     torch.testing.assert_close(short.mean(dim=0), full.mean(dim=0), rtol=0, atol=0.03)
     torch.testing.assert_close(short.std(dim=0), full.std(dim=0), rtol=0.05, atol=0.01)
 

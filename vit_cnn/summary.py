@@ -1,5 +1,6 @@
 """How large a network is: the size table of a training start, parameters and floating-point operations."""
 
+import copy
 import dataclasses
 
 import torch
@@ -8,6 +9,8 @@ from rich.console import Group
 from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+
+from vit_cnn.models import ViT
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +81,9 @@ def flops_per_image(model: nn.Module, image: Tensor) -> int:
     Counts matrix products and convolutions of the whole network: a ViT's last block with all its tokens, though the
     forward pass skips those that do not reach the head.
     """
-    was_training = model.training
-    model.eval()
-    forward = getattr(model, "attention_maps", model)
+    whole = copy.deepcopy(model).eval()
+    if isinstance(whole, ViT):
+        whole.only_cls_at_the_end = False
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        forward(image)
-    model.train(was_training)
+        whole(image)
     return counter.get_total_flops()

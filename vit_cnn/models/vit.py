@@ -8,6 +8,7 @@ Axes: ``b`` batch, ``c`` channels, ``h w`` patch grid, ``n`` tokens (CLS first, 
 """
 
 import torch
+import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
@@ -17,9 +18,13 @@ from vit_cnn.models.dropout import Dropout
 class Attention(nn.Module):
     """Multi-head attention: every token mixes the values of all tokens.
 
-    Shape: tokens [b, n, d] → mixed tokens [b, n, d] and attention weights [b, heads, n, n]; a row holds what one
-    token looks at and sums to 1 (before dropout).
+    Attributes:
+        fused_on: devices on which PyTorch's fused attention does the same in one kernel; on a CPU it is slower.
+
+    Shape: tokens [b, n, d] → mixed tokens [b, n, d].
     """
+
+    fused_on = ("cuda",)
 
     def __init__(self, *, embed_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
@@ -28,11 +33,24 @@ class Attention(nn.Module):
         self.dropout = Dropout(dropout)
         self.project = nn.Linear(embed_dim, embed_dim)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor) -> Tensor:
+        q, k, v = self.queries_keys_values(tokens)
+        if tokens.device.type in self.fused_on:
+            rate = self.dropout.rate if self.dropout.training else 0.0
+            mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
+        else:
+            mixed = self.dropout(attention_weights(q, k)) @ v
+        return self.project(rearrange(mixed, "b heads n d -> b n (heads d)"))
+
+    def weights(self, tokens: Tensor) -> Tensor:
+        """What ``forward`` mixes by: [b, heads, n, n]; a row holds what one token looks at and sums to 1."""
+        q, k, _ = self.queries_keys_values(tokens)
+        return attention_weights(q, k)
+
+    def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Each [b, heads, n, d / heads]."""
         q, k, v = rearrange(self.to_qkv(tokens), "b n (qkv heads d) -> qkv b heads n d", qkv=3, heads=self.num_heads)
-        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
-        mixed = rearrange(self.dropout(weights) @ v, "b heads n d -> b n (heads d)")
-        return self.project(mixed), weights
+        return q, k, v
 
     def for_cls(self, tokens: Tensor) -> Tensor:
         """The first row of ``forward`` alone: tokens [b, n, d] → the mixed CLS token [b, 1, d].
@@ -45,17 +63,21 @@ class Attention(nn.Module):
         b_q, b_k, b_v = rearrange(self.to_qkv.bias, "(qkv heads d) -> qkv heads d", qkv=3, heads=self.num_heads)
         q = (einsum(tokens[:, 0], w_q, "b e, heads d e -> b heads d") + b_q) * w_q.shape[1] ** -0.5
         scores = einsum(q, w_k, "b heads d, heads d e -> b heads e") @ tokens.transpose(1, 2)
-        weights = (scores + (q * b_k).sum(dim=-1, keepdim=True)).softmax(dim=-1)
-        weights = self.dropout(weights)
+        weights = self.dropout((scores + (q * b_k).sum(dim=-1, keepdim=True)).softmax(dim=-1))
         mixed = einsum(weights @ tokens, w_v, "b heads e, heads d e -> b heads d")
         mixed = mixed + weights.sum(dim=-1, keepdim=True) * b_v
         return self.project(rearrange(mixed, "b heads d -> b 1 (heads d)"))
 
 
+def attention_weights(q: Tensor, k: Tensor) -> Tensor:
+    """softmax(q kᵀ / √d) of queries and keys [b, heads, n, d]: [b, heads, n, n]."""
+    return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
+
+
 class Block(nn.Module):
     """Pre-norm transformer block: tokens talk to each other (attention), then each thinks for itself (MLP).
 
-    Shape: [b, n, d] → tokens [b, n, d] and attention weights [b, heads, n, n].
+    Shape: [b, n, d] → [b, n, d].
     """
 
     def __init__(self, *, embed_dim: int, hidden_dim: int, num_heads: int, dropout: float) -> None:
@@ -71,10 +93,9 @@ class Block(nn.Module):
             Dropout(dropout),
         )
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        mixed, weights = self.attention(self.norm1(tokens))
-        tokens = tokens + mixed
-        return tokens + self.mlp(self.norm2(tokens)), weights
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attention(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))
 
     def for_cls(self, tokens: Tensor) -> Tensor:
         """The CLS token of ``forward`` alone: [b, n, d] → [b, 1, d]."""
@@ -153,8 +174,8 @@ class ViT(nn.Module):
         *others, last = self.blocks
         assert isinstance(last, Block)
         for block in others:
-            tokens, _ = block(tokens)
-        tokens = last.for_cls(tokens) if self.only_cls_at_the_end else last(tokens)[0]
+            tokens = block(tokens)
+        tokens = last.for_cls(tokens) if self.only_cls_at_the_end else last(tokens)
         return self.head(self.norm(tokens[:, 0]))
 
     def embed(self, images: Tensor) -> Tensor:
@@ -167,6 +188,7 @@ class ViT(nn.Module):
         """Attention weights of every block for images [b, c, h·p1, w·p2]: [b, num_layers, heads, n, n]."""
         tokens, maps = self.embed(images), []
         for block in self.blocks:
-            tokens, weights = block(tokens)
-            maps.append(weights)
+            assert isinstance(block, Block)
+            maps.append(block.attention.weights(block.norm1(tokens)))
+            tokens = block(tokens)
         return torch.stack(maps, dim=1)
