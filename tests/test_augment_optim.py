@@ -9,7 +9,7 @@ from helpers import composed
 from torch import Tensor, nn
 
 from vit_cnn.augment import augment, random_flip, random_padded_crop, random_resized_crop
-from vit_cnn.optim import build_optimizer, learning_rate
+from vit_cnn.optim import build_optimizer, learning_rate, set_learning_rate
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -112,3 +112,20 @@ def test_the_optimiser_gets_the_recipes_values(name: str, kind: type) -> None:
     assert (group["lr"], group["weight_decay"]) == (3e-4, 0.3)
     assert group.get("betas", (0.9, 0.999)) == (0.9, 0.999)
     assert group.get("momentum", 0.9) == 0.9
+
+
+def test_an_optimiser_goes_on_wherever_it_was() -> None:
+    """A GPU keeps the learning rate in a tensor, a CPU does not; a run may move from one to the other."""
+    recipe = composed("trainer=cpu").recipe
+    network = nn.Linear(2, 2)
+    network(torch.ones(1, 2)).sum().backward()
+    optimizer = build_optimizer(network, recipe.optimizer)
+    optimizer.param_groups[0]["lr"] = torch.tensor(0.5)
+    set_learning_rate(optimizer, 0.25)
+    assert optimizer.param_groups[0]["lr"].item() == 0.25
+    optimizer.step()
+    again = build_optimizer(network, recipe.optimizer, optimizer.state_dict())
+    assert again.state_dict()["state"][0]["step"] == 1
+    set_learning_rate(again, 0.125)
+    assert again.param_groups[0]["lr"] == 0.125
+    again.step()

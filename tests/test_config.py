@@ -43,6 +43,8 @@ REFUSALS = {
     "data.val_fraction=1": "data.val_fraction=1.0 must be above 0 and below 1",
     "data=folder": "data.root is missing",
     "trainer.precision=double": "trainer.precision=double must be one of fp32, bf16, fp16, amp",
+    "trainer.cuda_graph=true": "trainer.cuda_graph=true needs trainer=gpu, not trainer.device=cpu",
+    "trainer.log_every=0": "trainer.log_every=0 must be at least 1",
     "trainer.device=tpu": "trainer.device=tpu must be cpu, cuda",
     "seed=-1": "seed=-1 must be at least 0",
     "recipe=null": "Config group override must be a string",

@@ -184,10 +184,12 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights
 
     def poisoned(images: torch.Tensor, *arguments: Any) -> torch.Tensor:
         poisoned.calls += 1
-        return augment(images, *arguments) * (float("nan") if poisoned.calls == 8 else 1)
+        # The first batch is drawn twice, once for its picture.
+        return augment(images, *arguments) * (float("nan") if poisoned.calls == 9 else 1)
 
     poisoned.calls = 0
     monkeypatch.setattr(loop, "augment", poisoned)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     code, printed = command(*TINY, "trainer.log_every=5", "hydra.run.dir=run")
     assert code == 1
     assert "error: the loss is nan at step 8; last.pt and best.pt hold the last good weights" in printed
@@ -258,13 +260,56 @@ def test_channels_last_gives_the_same_up_to_rounding() -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("options", [["trainer.precision=bf16"], ["trainer.precision=fp16"], ["trainer.compile=true"]])
+@pytest.mark.parametrize("options", [
+    ["trainer.precision=bf16"], ["trainer.precision=fp16"], ["trainer.compile=true"], ["trainer.cuda_graph=true"],
+    ["trainer.compile=true", "trainer.cuda_graph=true"],
+    ["trainer.cuda_graph=true", "recipe.optimizer.name=sgd", "recipe.optimizer.lr=0.02", "recipe.grad_clip=1"],
+], ids=" ".join)  # fmt: skip
 @pytest.mark.parametrize("model", ["vit", "cnn"])
 def test_cuda(model: str, options: list[str]) -> None:
     Path("gpu").mkdir()
     cfg = composed(f"model={model}", "data=digits", "recipe.epochs=8", "recipe.optimizer.lr=1e-3",
                    "recipe.augment.flip=false", "trainer=gpu", *options)  # fmt: skip
     assert train(cfg, Path("gpu"))["test/acc"] > 0.8
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+@pytest.mark.parametrize("model", ["vit", "cnn"])
+def test_a_captured_step_learns_what_a_plain_one_learns(model: str) -> None:
+    """Other images, another learning rate and other random numbers reach each replay: the losses are the same."""
+    losses = {}
+    for captured in ("true", "false"):
+        Path(captured).mkdir()
+        cfg = composed(f"model={model}", "data=digits", "max_steps=30", "recipe.epochs=2", "recipe=modern",
+                       "trainer=gpu", "trainer.precision=fp32", "trainer.log_every=1",
+                       f"trainer.cuda_graph={captured}")  # fmt: skip
+        train(cfg, Path(captured))
+        lines = [line for line in metrics(captured) if "train/loss" in line]
+        losses[captured] = [line["train/loss"] for line in lines]
+        assert len({line["lr"] for line in lines}) > 20
+    assert losses["true"][:10] == pytest.approx(losses["false"][:10], rel=1e-3)
+    assert losses["true"] == pytest.approx(losses["false"], rel=0.2)
+
+
+def test_metrics_may_be_written_once_an_epoch() -> None:
+    run("run", "trainer.log_every=null")
+    assert [line["step"] for line in metrics("run")] == [5, 5, 10, 10]
+
+
+def test_short_epochs_share_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    saved = []
+    save = loop.checkpoint.save
+
+    def spy(path: Path, state: dict[str, Any]) -> None:
+        if path.name == "last.pt":
+            saved.append(state["progress"]["step"])
+        save(path, state)
+
+    monkeypatch.setattr(loop.checkpoint, "save", spy)
+    run("seldom", "recipe.epochs=3")
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0)
+    run("often", "recipe.epochs=3")
+    assert saved == [0, 15, 0, 5, 10, 15]
 
 
 def test_a_run_says_how_well_it_uses_the_machine() -> None:

@@ -116,7 +116,7 @@ class Bench:
                     "train_images_per_second": round(self.batch / middle),
                     "times_fastest_peer": round(fastest_peer / middle, 2),
                     "share_of_peak": round(3 * flops * self.batch / middle / peak, 3),
-                    "eval_images_per_second": round(BATCH_SIZE / statistics.median(eval_times[name])),
+                    "eval_images_per_second": round(BATCH_SIZE[self.device.type] / statistics.median(eval_times[name])),
                     "saved_for_backward_mb": round(self.saved_bytes(network, self.batch) / 1e6),
                     "peak_gflops": round(peak / 1e9),
                 }
@@ -161,7 +161,7 @@ class Bench:
         return step
 
     def evaluation(self, network: nn.Module) -> Callable[[], None]:
-        images = self.images(BATCH_SIZE)
+        images = self.images(BATCH_SIZE[self.device.type])
 
         @torch.no_grad()
         def evaluate() -> None:

@@ -67,8 +67,9 @@ class Trainer:
     device: str
     precision: str
     compile: bool
+    cuda_graph: bool
     channels_last: bool
-    log_every: int
+    log_every: Optional[int]
 
 
 @dataclasses.dataclass
@@ -249,6 +250,8 @@ def check_ranges(cfg: DictConfig) -> None:
 def check_device(cfg: DictConfig) -> None:
     import torch
 
+    from vit_cnn.evaluate import precision_of
+
     device = torch.device(cfg.trainer.device)
     if device.type == "cuda":
         if not torch.cuda.is_available():
@@ -263,6 +266,11 @@ def check_device(cfg: DictConfig) -> None:
         raise Refused("trainer.device=mps: this PyTorch finds no Apple GPU here; use trainer=cpu")
     if device.type != "cuda" and cfg.trainer.precision in ("fp16", "amp"):
         raise Refused(f"trainer.precision={cfg.trainer.precision} needs trainer=gpu; on {device.type}: fp32 or bf16")
+    if cfg.trainer.cuda_graph:
+        if device.type != "cuda":
+            raise Refused(f"trainer.cuda_graph=true needs trainer=gpu, not trainer.device={cfg.trainer.device}")
+        if precision_of(cfg.trainer) == "fp16":
+            raise Refused("trainer.cuda_graph=true needs trainer.precision=bf16 or fp32: fp16 waits for the device")
 
 
 def check_model(cfg: DictConfig) -> None:

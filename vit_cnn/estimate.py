@@ -81,7 +81,8 @@ def measure(cfg: DictConfig) -> tuple[float, float]:
     optimizer = build_optimizer(model, cfg.recipe.optimizer)
     autocast = autocast_for(device, precision_of(cfg.trainer))
     size, channels = cfg.data.image_size, cfg.data.num_channels
-    images = torch.randn(max(cfg.recipe.batch_size, BATCH_SIZE), channels, size, size, device=device)
+    eval_batch = BATCH_SIZE[device.type]
+    images = torch.randn(max(cfg.recipe.batch_size, eval_batch), channels, size, size, device=device)
     labels = torch.zeros(cfg.recipe.batch_size, dtype=torch.long, device=device)
 
     def step() -> None:
@@ -94,9 +95,9 @@ def measure(cfg: DictConfig) -> tuple[float, float]:
     @torch.no_grad()
     def evaluate() -> None:
         with autocast:
-            model.eval()(images[:BATCH_SIZE])
+            model.eval()(images[:eval_batch])
 
-    return seconds_of(step, device), seconds_of(evaluate, device) / BATCH_SIZE
+    return seconds_of(step, device), seconds_of(evaluate, device) / eval_batch
 
 
 def seconds_of(work: Callable[[], None], device: torch.device) -> float:

@@ -21,7 +21,8 @@ from vit_cnn.data import Dataset, Split, normalise
 from vit_cnn.display import console
 from vit_cnn.errors import Refused, exit_with_code
 
-BATCH_SIZE = 250  # of images in evaluation; larger ones are slower on a CPU, and a fixed one gives the same bits
+# Of images in evaluation: larger ones are slower on a CPU, smaller ones on a GPU; fixed ones give the same bits.
+BATCH_SIZE = {"cpu": 250, "cuda": 1000, "mps": 250}
 
 
 def precision_of(trainer: config.Trainer) -> str:
@@ -45,7 +46,7 @@ def logits_of(
     was_training = model.training
     model.eval()
     logits = []
-    for images in split.images.split(BATCH_SIZE):
+    for images in split.images.split(BATCH_SIZE[split.images.device.type]):
         with autocast:
             logits.append(model(normalise(images, data.mean, data.std)).float())
     model.train(was_training)

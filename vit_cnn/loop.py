@@ -19,18 +19,21 @@ from torch import Tensor
 
 from vit_cnn import checkpoint
 from vit_cnn.augment import augment
+from vit_cnn.cuda_graph import Captured
 from vit_cnn.data import Dataset, normalise, seeded, shuffled
 from vit_cnn.display import RunDisplay, console, print_results, share_console_with_logging
 from vit_cnn.environment import device_name, git_state, peak_flops, peak_memory_bytes, versions
 from vit_cnn.errors import Failed, Refused, Stopped
 from vit_cnn.evaluate import autocast_for, logits_of, precision_of, score
 from vit_cnn.media import Media
-from vit_cnn.optim import build_optimizer, learning_rate
+from vit_cnn.optim import build_optimizer, learning_rate, set_learning_rate
 from vit_cnn.stop import StopSignal
 from vit_cnn.summary import count, flops_per_image, size_table
 from vit_cnn.tracking import Tracker
 
 log = logging.getLogger(__name__)
+
+SAVE_EVERY = 5.0  # seconds: where an epoch is shorter than that, not each of them is followed by a checkpoint
 
 
 @dataclasses.dataclass
@@ -93,19 +96,46 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         raise Refused(f"{run_dir} was trained on other images or another split than {data.name} has now")
 
     torch.manual_seed(cfg.seed)
+    torch.backends.cudnn.benchmark = True  # sizes do not change: let cuDNN try which of its algorithms is quickest
     layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
     model = instantiate(cfg.model).to(device, memory_format=layout)
-    optimizer = build_optimizer(model, recipe.optimizer)
+    optimizer = build_optimizer(model, recipe.optimizer, saved and saved["optimizer"])
     precision = precision_of(cfg.trainer)
     autocast = autocast_for(device, precision)
     scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
     window: list[Tensor] = []  # loss, accuracy, gradient norm of each step since the last line of metrics
     if saved:
         checkpoint.load_weights(model, saved["model"], last)
-        optimizer.load_state_dict(saved["optimizer"])
         scaler.load_state_dict(saved["scaler"])
         checkpoint.set_rng_state(saved["rng"], device)
         window = list(saved["window"].to(device))
+
+    forward = torch.compile(model) if cfg.trainer.compile else model
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    generator = torch.Generator(device)  # of the augmentation; seeded for each step
+
+    def training_batch(chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """The training images at the positions ``chosen`` as the network sees them, and their labels."""
+        images = normalise(data.train.images[chosen], data.mean, data.std)
+        return augment(images, recipe.augment, generator), data.train.labels[chosen]
+
+    def training_step(chosen: Tensor) -> Tensor:
+        """Learn from the training images at the positions ``chosen``; loss, accuracy and gradient norm."""
+        images, labels = training_batch(chosen)
+        with autocast:
+            logits = forward(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        optimizer.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimizer)
+        grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if recipe.grad_clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(parameters, recipe.grad_clip, grad_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        return measure(logits, labels, grad_norm)
+
+    step = Captured(training_step, generator=generator) if cfg.trainer.cuda_graph else training_step
 
     def save_last() -> None:
         progress.seconds = tracker.seconds
@@ -143,9 +173,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     tracker = Tracker(
         cfg=cfg, run_dir=run_dir, display=display, step=progress.step, seconds=progress.seconds, wandb_id=wandb_id
     )
-    forward = torch.compile(model) if cfg.trainer.compile else model
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    generator = torch.Generator(device)
+    log_every = cfg.trainer.log_every or steps_per_epoch
     media = Media(wandb=tracker.wandb, switches=cfg.wandb.media, data=data)
 
     with tracker, StopSignal(run_dir) as stop:
@@ -158,30 +186,16 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             for batch, chosen in shuffled(
                 data.train, batch_size=recipe.batch_size, seed=cfg.seed, epoch=epoch, first=first
             ):
-                images, labels = normalise(data.train.images[chosen], data.mean, data.std), data.train.labels[chosen]
-                images = augment(images, recipe.augment, seeded(generator, cfg.seed, epoch, batch))
-                if progress.step == 0:
-                    media.inputs(images)
                 lr = learning_rate(progress.step, recipe=recipe, steps_per_epoch=steps_per_epoch)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-
-                with autocast:
-                    logits = forward(images)
-                    loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
-                optimizer.zero_grad()
-                scaler.scale(loss).backward()
-                scaler.unscale_(optimizer)
-                grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
-                if recipe.grad_clip is not None:
-                    torch.nn.utils.clip_grads_with_norm_(parameters, recipe.grad_clip, grad_norm)
-                scaler.step(optimizer)
-                scaler.update()
-
+                set_learning_rate(optimizer, lr)
+                seeded(generator, cfg.seed, epoch, batch)
+                window.append(step(chosen))
                 progress.step += 1
-                window.append(measure(logits, labels, grad_norm))
                 display.step(progress.step)
-                if progress.step % cfg.trainer.log_every == 0:
+                if progress.step == 1:
+                    seeded(generator, cfg.seed, epoch, batch)
+                    media.inputs(training_batch(chosen)[0])
+                if progress.step % log_every == 0:
                     metrics = means(window, progress.step)
                     progress.seconds_train = time.perf_counter() - started
                     images_seen = (progress.step - progress.logged_step) * recipe.batch_size
@@ -210,7 +224,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
                     progress.best_step, progress.best_acc, progress.best_loss = progress.step, val["acc"], val["loss"]
                     about = {"step": progress.step, "classes": data.classes, "fingerprint": data.fingerprint}
                     checkpoint.save(best, {"model": model.state_dict(), "mean": data.mean, "std": data.std, **about})
-            save_last()
+            if stop.requested or progress.step == last_step or tracker.seconds - progress.seconds > SAVE_EVERY:
+                save_last()
             if stop.requested:
                 raise Stopped(f"Stopped at step {progress.step} of {last_step}. To go on: resume={run_dir}")
 

@@ -1,0 +1,73 @@
+"""The bookkeeping of a captured step, on a stand-in for CUDA; the real one is tested in test_loop.py where there is one."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vit_cnn.cuda_graph import WARM_UP, Captured
+
+
+class StandIn:
+    """A graph that notes the kernels of its capture, and runs them at each replay on the same memory."""
+
+    def __init__(self) -> None:
+        self.kernels: list[Callable[[], Any]] = []
+        self.generators: list[torch.Generator] = []
+
+    def register_generator_state(self, generator: torch.Generator) -> None:
+        self.generators.append(generator)
+
+    def replay(self) -> None:
+        for kernel in self.kernels:
+            kernel()
+
+
+class Stream:
+    def __init__(self, device: object = None) -> None: ...
+
+    def wait_stream(self, other: "Stream") -> None: ...
+
+
+def test_a_captured_step_sees_each_argument_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    capturing: list[StandIn] = []
+
+    @contextlib.contextmanager
+    def capture(graph: StandIn) -> Iterator[None]:
+        capturing.append(graph)
+        yield
+        capturing.pop()
+
+    monkeypatch.setattr(torch.cuda, "Stream", Stream)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", StandIn)
+    monkeypatch.setattr(torch.cuda, "graph", capture)
+
+    total, calls, graphs = torch.zeros(2), [], []
+
+    def step(x: Tensor) -> Tensor:
+        calls.append(1)
+        result = torch.zeros(2)
+
+        def kernel() -> None:
+            total.add_(x)
+            result.copy_(2 * total)
+
+        if capturing:
+            capturing[-1].kernels.append(kernel)
+            graphs.append(capturing[-1])
+        else:
+            kernel()
+        return result
+
+    generator = torch.Generator()
+    captured = Captured(step, generator=generator)
+    results = [captured(torch.full((2,), float(n))) for n in range(1, WARM_UP + 5)]
+    assert torch.equal(total, torch.full((2,), 28.0))  # 1 + 2 + … + 7: each argument once
+    assert [result[0].item() for result in results] == [2, 6, 12, 20, 30, 42, 56]  # no result overwrites another
+    assert len(calls) == WARM_UP + 1
+    assert graphs[0].generators == [generator]
