@@ -5,18 +5,24 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import call, composed
+from helpers import call
 from torch import nn
 
-from vit_cnn import bench, peers
-from vit_cnn.bench import Bench
+from vit_cnn.bench import __main__, contests, peers
+from vit_cnn.bench.contests import EPOCH_STEPS, Bench, switched
+from vit_cnn.bench.measure import command_seconds, in_rounds, saved_bytes
+from vit_cnn.bench.noise import noise
+from vit_cnn.data import normalise
+from vit_cnn.evaluate import autocast_for
+from vit_cnn.models import ViT
+from vit_cnn.models.dropout import Dropout
 
-SMALL = ["data=digits", "trainer=cpu", "model.patch_size=8", "model.embed_dim=32", "model.hidden_dim=64"]
+SMALL = ["trainer=cpu", "model.patch_size=8", "model.embed_dim=32", "model.hidden_dim=64"]
 
 
 @pytest.fixture
 def small() -> Bench:
-    return Bench(cfg=composed(*SMALL), batch=4, rounds=2)
+    return Bench(overrides=SMALL, batch=4, rounds=2)
 
 
 def test_peers_are_the_same_network_with_the_same_dropout_places(small: Bench) -> None:
@@ -30,32 +36,81 @@ def test_peers_are_the_same_network_with_the_same_dropout_places(small: Bench) -
         assert network(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
-def test_the_kept_bytes_are_counted_once(small: Bench) -> None:
+def test_the_kept_bytes_are_counted_once() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 7, bias=False), nn.Sigmoid())
+    images, fp32 = torch.randn(4, 3, 32, 32), autocast_for(torch.device("cpu"), "fp32")
     # Linear keeps its input (here the images themselves), the sigmoid its output.
-    assert small.saved_bytes(network, 4) == 4 * (4 * 3072 + 4 * 7)
+    assert saved_bytes(network, images, fp32) == 4 * (4 * 3072 + 4 * 7)
 
 
-def test_rounds_leave_the_first_out(small: Bench) -> None:
+def test_rounds_take_turns_and_leave_the_first_out() -> None:
     calls: list[str] = []
-    times = small.in_rounds({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")})
-    assert calls == ["a", "b"] * 3
-    assert [len(each) for each in times.values()] == [2, 2]
+    times = in_rounds({"a": lambda: calls.append("a"), "b": lambda: calls.append("b") or 5.0}, rounds=2)
+    first = len(calls) // 2 - 2
+    assert calls == ["a", "b"] * (first + 2)
+    assert first >= 1
+    assert times["b"] == [5.0, 5.0]  # what says its own time is believed
+    assert len(times["a"]) == 2
+    assert 0 <= min(times["a"]) < 1
+
+
+def test_switches_reach_every_part() -> None:
+    vit = switched(ViT(**Bench(overrides=SMALL, batch=4, rounds=1).sizes), raw_bytes=False, only_cls_at_the_end=False)
+    dropouts = [module for module in vit.modules() if isinstance(module, Dropout)]
+    assert len(dropouts) == 19
+    assert not any(module.raw_bytes for module in dropouts)
+    assert not vit.only_cls_at_the_end
+    assert Dropout.raw_bytes
+    assert ViT.only_cls_at_the_end
+
+
+def test_the_usual_loop_trains_the_same_network_on_the_same_images(small: Bench) -> None:
+    data = noise(**{key: value for key, value in small.cfg.data.items() if key != "_target_"})
+    assert len(data.train) == EPOCH_STEPS * 4
+    loader = peers.data_loader(data, small.cfg.recipe)
+    images, labels = next(iter(loader))
+    ours = normalise(data.train.images, data.mean, data.std)
+    assert images.shape == (4, 3, 32, 32)
+    assert labels.dtype == torch.int64
+    assert abs(images.mean().item() - ours.mean().item()) < 0.2
+    network = ViT(**small.sizes)
+    before = network.head.weight.clone()
+    small.usual(network, data, small.cfg)()
+    assert not torch.equal(network.head.weight, before)
 
 
 def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(Bench, "growth", lambda self: [{"network": "ViT"}])
-    monkeypatch.setattr(bench, "first_step_seconds", lambda: 1.0)
-    code, printed = call(bench.main, ["--out", "speed", "--rounds", "1", "--batch", "2"], monkeypatch, capfd)
+    monkeypatch.setattr(Bench, "images", lambda self: [{"images": 1}])
+    monkeypatch.setattr(contests, "command_seconds", lambda arguments, until=None: float(len(arguments)))
+    arguments = ["--out", "speed", "--rounds", "1", "--batch", "2", "trainer=cpu"]
+    code, printed = call(__main__.main, arguments, monkeypatch, capfd)
     assert code == 0, printed
-    rows = list(csv.DictReader(open("speed/steps.csv")))
-    assert len(rows) == 6
-    for row in rows:
-        assert float(row["step_ms"]) > 0
+    tables = {path.stem: list(csv.DictReader(open(path))) for path in Path("speed").glob("*.csv")}
+    assert tables.keys() == {"start", "steps", "switches", "epoch", "images", "growth"}
+    assert len(tables["steps"]) == 6
+    for row in tables["steps"]:
+        assert 0 < float(row["ms_min"]) <= float(row["ms"]) <= float(row["ms_max"])
         assert 0 < float(row["share_of_peak"]) < 1
         assert torch.__version__.split("+")[0] in row["machine"]
+    assert [row["loop"] for row in tables["epoch"]][:2] == ["the steps alone", "our loop"]
+    assert [float(row["seconds"]) for row in tables["start"]] == [2, 6]
     assert Path("speed/steps.png").stat().st_size > 1000
 
 
-def test_the_first_step_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 0 < bench.first_step_seconds() < 300
+def test_a_command_is_timed_to_its_end_or_to_its_first_line(own_folder: None) -> None:
+    whole = command_seconds(["--cfg", "job"])
+    run = Path("run")
+    first = command_seconds(
+        [
+            "data=digits",
+            "max_steps=1",
+            "trainer=cpu",
+            "trainer.log_every=1",
+            "wandb.mode=disabled",
+            f"hydra.run.dir={run}",
+        ],
+        until=run / "metrics.jsonl",
+    )
+    assert 0 < whole < first
+    assert (run / "result.json").exists()  # it ends before the clock is read again

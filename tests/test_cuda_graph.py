@@ -1,4 +1,4 @@
-"""The bookkeeping of a captured step, on a stand-in for CUDA; the real one is tested in test_loop.py where there is one."""
+"""The bookkeeping of a captured step, on a stand-in for CUDA; test_loop.py tests the real one where there is a GPU."""
 
 import contextlib
 from collections.abc import Callable, Iterator

@@ -7,11 +7,11 @@ from helpers import composed
 from hydra.utils import instantiate
 from torch import Tensor, nn
 
+from vit_cnn.bench.peers import PlainCNN
 from vit_cnn.display import console
 from vit_cnn.models import CNN, ViT
 from vit_cnn.models.dropout import Dropout
 from vit_cnn.models.vit import Attention
-from vit_cnn.peers import PlainCNN
 from vit_cnn.summary import count, flops_per_image, layers_of, size_table
 
 VIT = dict(image_size=32, num_channels=3, num_classes=10, patch_size=4, embed_dim=256, hidden_dim=512, num_heads=8,
@@ -137,7 +137,10 @@ def test_the_last_block_drops_what_the_others_drop() -> None:
 
 def test_cnn_gives_the_bits_of_the_layers_as_the_deck_lists_them() -> None:
     torch.manual_seed(0)
-    cnn, plain = CNN(image_size=32, num_channels=3, num_classes=10), PlainCNN(num_channels=3, num_classes=10)
+    cnn, plain = (
+        CNN(image_size=32, num_channels=3, num_classes=10),
+        PlainCNN(image_size=32, num_channels=3, num_classes=10),
+    )
     assert [type(layer) for layer in plain.features[3:5]] == [nn.ReLU, nn.MaxPool2d]
     plain.load_state_dict(cnn.state_dict())
     images = torch.randn(4, 3, 32, 32)

@@ -3,12 +3,19 @@
 timm and vit-pytorch are the extra ``bench``.
 """
 
+import os
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
+from PIL import Image
 from torch import Tensor, nn
+from torchvision import transforms
 
+from vit_cnn import config
+from vit_cnn.data import Dataset, Split
 from vit_cnn.models.dropout import Dropout
 
 
@@ -101,9 +108,9 @@ class PlainViT(nn.Module):
 
 
 class PlainCNN(nn.Module):
-    """The CNN for 32×32 images, its layers in the order in which the deck lists them."""
+    """The CNN with its layers in the order in which the deck lists them."""
 
-    def __init__(self, *, num_channels: int, num_classes: int) -> None:
+    def __init__(self, *, image_size: int, num_channels: int, num_classes: int) -> None:
         super().__init__()
         widths = [(num_channels, 32, 64), (64, 128, 128), (128, 256, 256)]
         self.features = nn.Sequential(
@@ -122,7 +129,7 @@ class PlainCNN(nn.Module):
         )
         self.classifier = nn.Sequential(
             nn.Flatten(),
-            nn.Linear(4096, 1024),
+            nn.Linear(256 * (image_size // 8) ** 2, 1024),
             nn.ReLU(),
             nn.Linear(1024, 512),
             nn.ReLU(),
@@ -131,6 +138,64 @@ class PlainCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(self.features(images))
+
+
+class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
+    """Images one by one, as PIL images through torchvision's transforms, as torchvision's ``CIFAR10`` gives them."""
+
+    def __init__(self, split: Split, transform: Callable[[Image.Image], Tensor]) -> None:
+        self.images = rearrange(split.images, "n c h w -> n h w c").numpy()
+        self.labels = split.labels.tolist()
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.images[index])), self.labels[index]
+
+
+def data_loader(data: Dataset, recipe: config.Recipe) -> torch.utils.data.DataLoader[tuple[Tensor, int]]:
+    """The usual way to training images: a ``DataLoader`` with a worker for each core, up to eight."""
+    scale, ratio = recipe.augment.crop_scale, recipe.augment.crop_ratio
+    assert scale is not None
+    transform = transforms.Compose(
+        [
+            transforms.RandomHorizontalFlip(),
+            transforms.RandomResizedCrop(data.train.images.shape[-1], scale=tuple(scale), ratio=tuple(ratio)),
+            transforms.ToTensor(),
+            transforms.Normalize(data.mean.tolist(), data.std.tolist()),
+        ]
+    )
+    return torch.utils.data.DataLoader(
+        Pictures(data.train, transform),
+        batch_size=recipe.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=min(os.cpu_count() or 1, 8),
+        persistent_workers=True,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def usual_epoch(
+    network: nn.Module,
+    loader: torch.utils.data.DataLoader[tuple[Tensor, int]],
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    autocast: torch.autocast,
+) -> None:
+    """An epoch as tutorials write it."""
+    network.train()
+    total = 0.0
+    for batch in loader:
+        images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
+        with autocast:
+            loss = F.cross_entropy(network(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
 
 
 def active_dropouts(network: nn.Module) -> int:

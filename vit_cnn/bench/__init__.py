@@ -1,0 +1,1 @@
+"""Speed next to others; not needed for training."""

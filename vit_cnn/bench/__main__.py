@@ -1,0 +1,88 @@
+"""How fast, next to others: ``python -m vit_cnn.bench`` (``make bench``) writes CSV files and a figure.
+
+Everything is measured in one process, in rounds that go over all contenders in turn, so that a machine that slows down
+slows all of them; figures are medians. Run it on an otherwise idle machine: a quarter of an hour on two CPU cores.
+"""
+
+import argparse
+import csv
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from rich import box
+from rich.table import Table
+
+from vit_cnn.bench.contests import EPOCH_STEPS, Bench
+from vit_cnn.bench.measure import Row
+from vit_cnn.display import console
+from vit_cnn.errors import exit_with_code
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m vit_cnn.bench", description="Measure speed against other libraries"
+    )
+    parser.add_argument("overrides", nargs="*", help="of the config, such as trainer.precision=bf16")
+    parser.add_argument("--out", type=Path, default=Path("experiments/speed"), help="folder for the results")
+    parser.add_argument("--rounds", type=int, default=7, help="how often each contender is measured (default: 7)")
+    parser.add_argument("--batch", type=int, default=128, help="images in a training step (default: 128)")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    bench = Bench(overrides=arguments.overrides, batch=arguments.batch, rounds=arguments.rounds)
+    console.print(f"{bench.machine}; batch {arguments.batch}; medians of {arguments.rounds} rounds")
+    for name, title, measure in (
+        ("start", "From the command to …", bench.start),
+        ("steps", "A training step and an evaluation pass", bench.steps),
+        ("switches", "A training step with something switched off, or in another precision", bench.switches),
+        ("epoch", f"The training part of an epoch of {EPOCH_STEPS} steps", bench.epoch),
+        (
+            "images",
+            "The training part of an epoch without the network: order, gather, normalise, augment",
+            bench.images,
+        ),
+        ("growth", "What grows how: a training step of our networks", bench.growth),
+    ):
+        rows = measure()
+        write(arguments.out / f"{name}.csv", rows, bench.machine)
+        show(title, rows)
+        if name == "steps":
+            draw(rows, bench.machine).savefig(arguments.out / "steps.png", dpi=120)
+
+
+def write(path: Path, rows: list[Row], machine: str) -> None:
+    rows = [row | {"machine": machine} for row in rows]
+    with open(path, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def show(title: str, rows: list[Row]) -> None:
+    table = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left")
+    for number, heading in enumerate(rows[0]):
+        table.add_column(heading.replace("_", " "), justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*map(str, row.values()))
+    console.print(table)
+
+
+def draw(rows: list[Row], machine: str) -> Figure:
+    """Training speed of each contender, with the spread over the rounds."""
+    figure = Figure(figsize=(8, 0.6 + 0.45 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    names = [row["network"] for row in rows]
+    middles = [row["ms"] for row in rows]
+    spread = [
+        [row["ms"] - row["ms_min"] for row in rows],
+        [row["ms_max"] - row["ms"] for row in rows],
+    ]
+    colours = ["#2a6fb0" if "ours" in name else "#b8c2cc" for name in names]
+    axes.barh(names, middles, xerr=spread, color=colours)
+    axes.invert_yaxis()
+    axes.set_xlabel("a training step, ms (shorter is better)")
+    axes.set_title(machine, fontsize=9)
+    return figure
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

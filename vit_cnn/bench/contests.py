@@ -1,0 +1,293 @@
+"""What is measured against what: a method for each table of the benchmark."""
+
+import functools
+import statistics
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from vit_cnn import config
+from vit_cnn.augment import augment
+from vit_cnn.bench import peers
+from vit_cnn.bench.measure import Row, command_seconds, in_rounds, saved_bytes, spread
+from vit_cnn.bench.noise import noise
+from vit_cnn.cuda_graph import Captured
+from vit_cnn.data import Dataset, normalise, seeded, shuffled
+from vit_cnn.display import console
+from vit_cnn.environment import device_name, peak_flops, versions
+from vit_cnn.evaluate import BATCH_SIZE, autocast_for, precision_of
+from vit_cnn.loop import train
+from vit_cnn.models import CNN, ViT
+from vit_cnn.optim import build_optimizer
+from vit_cnn.summary import flops_per_image
+
+EPOCH_STEPS = 20
+EVALUATED = 200  # images of noise to validate on
+NOISE = ["data=digits", "data._target_=vit_cnn.bench.noise.noise", "wandb.mode=disabled"]
+
+
+class Bench:
+    """Measures networks on one device.
+
+    Args:
+        overrides: of the config; its ViT, device, precision and optimiser are used for all, the other values of
+            ``trainer`` for our own networks.
+        batch: images in a training step.
+        rounds: how often each contender is measured.
+    """
+
+    def __init__(self, *, overrides: list[str], batch: int, rounds: int) -> None:
+        self.overrides, self.batch, self.rounds = overrides, batch, rounds
+        self.cfg = self.config("model=vit")
+        self.device = torch.device(self.cfg.trainer.device)
+        self.autocast = autocast_for(self.device, precision_of(self.cfg.trainer))
+        self.sizes = {key: value for key, value in self.cfg.model.items() if key != "_target_"}
+        self.peak = peak_flops(self.device, self.autocast)
+        self.shape = {key: self.sizes[key] for key in ("image_size", "num_channels", "num_classes")}
+
+    @property
+    def machine(self) -> str:
+        peak = f"{self.peak / 1e9:,.0f} GFLOP/s in a large matrix product"
+        return f"{device_name(self.device)}, torch {versions()['torch']}, {precision_of(self.cfg.trainer)}, {peak}"
+
+    def config(self, *overrides: str, images: int | None = None) -> DictConfig:
+        images = EVALUATED + (images or EPOCH_STEPS * self.batch)
+        sizes = [f"+data.images={images}", f"data.val_fraction={EVALUATED / images}", f"recipe.batch_size={self.batch}"]
+        more = [*NOISE, *sizes, *overrides, *self.overrides]
+        with initialize_config_dir(str(config.CONF), version_base="1.3"):
+            return config.check(compose("config", overrides=more))
+
+    def vit(self, **changed: Any) -> nn.Module:
+        return ViT(**self.sizes | changed)
+
+    def cnn(self, **changed: Any) -> nn.Module:
+        return CNN(**self.shape | changed).to(memory_format=torch.channels_last)
+
+    def contenders(self) -> dict[str, nn.Module]:
+        """The ViT by us and by others, the CNN by us and plainly; all with the same dropout places."""
+        vits = {
+            "ViT, ours": self.vit(),
+            "ViT, timm": peers.timm_vit(**self.sizes),
+            "ViT, vit-pytorch": peers.vit_pytorch_vit(**self.sizes),
+            "ViT, nn.MultiheadAttention": peers.PlainViT(**self.sizes),
+        }
+        assert len({peers.active_dropouts(network) for network in vits.values()}) == 1, "unequal dropout places"
+        cnns = {"CNN, ours": self.cnn(), "CNN, plain NCHW": peers.PlainCNN(**self.shape)}
+        return {name: network.to(self.device) for name, network in (vits | cnns).items()}
+
+    def start(self) -> list[Row]:
+        """Whole commands, each the median of three."""
+        config_seconds = statistics.median(command_seconds(["--cfg", "job"]) for _ in range(3))
+        with tempfile.TemporaryDirectory() as folder:
+            first_steps = []
+            for number in range(3):
+                run = Path(folder) / str(number)
+                overrides = [*self.overrides, "data=digits", "max_steps=1", "trainer.log_every=1"]
+                arguments = [*overrides, f"hydra.run.dir={run}", "wandb.mode=disabled"]
+                first_steps.append(command_seconds(arguments, until=run / "metrics.jsonl"))
+        return [
+            {"what": "the config on the screen (--cfg job)", "seconds": round(config_seconds, 2)},
+            {"what": "the first training step's line of metrics", "seconds": round(statistics.median(first_steps), 2)},
+        ]
+
+    def steps(self) -> list[Row]:
+        """A training step and an evaluation pass of each contender, and what share of the machine's peak that is."""
+        contenders = self.contenders()
+        steps = {name: self.training_step(network) for name, network in contenders.items()}
+        evaluations = {name: self.evaluation(network) for name, network in contenders.items()}
+        step_times, eval_times = in_rounds(steps, rounds=self.rounds), in_rounds(evaluations, rounds=self.rounds)
+        rows = []
+        for name, network in contenders.items():
+            kind = name.split(",")[0]
+            flops = flops_per_image(contenders[f"{kind}, ours"], self.noise(1))
+            middle = statistics.median(step_times[name])
+            peer_times = [
+                statistics.median(times)
+                for other, times in step_times.items()
+                if other.startswith(kind) and "ours" not in other
+            ]
+            rows.append(
+                {
+                    "network": name,
+                    **spread(step_times[name]),
+                    "train_images_per_second": round(self.batch / middle),
+                    "times_fastest_peer": round(min(peer_times) / middle, 2),
+                    "share_of_peak": round(3 * flops * self.batch / middle / self.peak, 3),
+                    "eval_images_per_second": round(self.eval_batch / statistics.median(eval_times[name])),
+                    "saved_for_backward_mb": round(saved_bytes(network, self.noise(self.batch), self.autocast) / 1e6),
+                }
+            )
+        return rows
+
+    def switches(self) -> list[Row]:
+        """What each piece that can be switched off brings, and what bf16 brings to us and to others."""
+        bf16, plain_cnn = autocast_for(self.device, "bf16"), peers.PlainCNN(**self.shape)
+        steps = {
+            "ViT, ours": self.training_step(self.vit()),
+            "ViT, PyTorch's dropout": self.training_step(switched(self.vit(), raw_bytes=False)),
+            "ViT, all tokens in the last block": self.training_step(switched(self.vit(), only_cls_at_the_end=False)),
+            "ViT, no dropout at all": self.training_step(self.vit(dropout=0.0)),
+            "ViT, ours, bf16": self.training_step(self.vit(), autocast=bf16),
+            "ViT, timm, bf16": self.training_step(peers.timm_vit(**self.sizes), autocast=bf16),
+            "ViT, vit-pytorch, bf16": self.training_step(peers.vit_pytorch_vit(**self.sizes), autocast=bf16),
+            "CNN, ours": self.training_step(self.cnn()),
+            "CNN, NCHW": self.training_step(CNN(**self.shape)),
+            "CNN, ReLU before pooling": self.training_step(plain_cnn.to(memory_format=torch.channels_last)),
+            "CNN, ours, bf16": self.training_step(self.cnn(), autocast=bf16),
+            "CNN, plain NCHW, bf16": self.training_step(peers.PlainCNN(**self.shape), autocast=bf16),
+        }
+        if self.device.type == "cuda":
+            steps["ViT, plain attention"] = self.training_step(switched(self.vit(), fused_on=()))
+            for name, make in {"ViT": self.vit, "CNN": self.cnn}.items():
+                steps[f"{name}, CUDA graph"] = self.training_step(make(), graph=True)
+                steps[f"{name}, compiled"] = self.training_step(make(), compiled=True)
+                steps[f"{name}, compiled, CUDA graph"] = self.training_step(make(), compiled=True, graph=True)
+        times = in_rounds(steps, rounds=self.rounds)
+        ours = {kind: statistics.median(times[f"{kind}, ours"]) for kind in ("ViT", "CNN")}
+        return [
+            {"network": name, **spread(each), "times_ours": round(statistics.median(each) / ours[name[:3]], 2)}
+            for name, each in times.items()
+        ]
+
+    def epoch(self) -> list[Row]:
+        """The training part of an epoch in our loop, against its steps alone and the usual loop with a DataLoader."""
+        rows = []
+        for kind, ours, peer, plain in (
+            ("ViT", self.vit, "vit-pytorch", peers.vit_pytorch_vit(**self.sizes)),
+            ("CNN", self.cnn, "plain NCHW", peers.PlainCNN(**self.shape)),
+        ):
+            cfg = self.config(f"model={kind.lower()}", "recipe.epochs=1")
+            data = noise(**{key: value for key, value in cfg.data.items() if key != "_target_"})
+            work: dict[str, Callable[[], object]] = {
+                "the steps alone": functools.partial(repeat, self.training_step(ours()), EPOCH_STEPS),
+                "our loop": functools.partial(in_our_loop, cfg),
+                "DataLoader loop, our network": self.usual(ours(), data, cfg),
+                f"DataLoader loop, {peer}": self.usual(plain, data, cfg),
+            }
+            times = in_rounds(work, rounds=3)
+            alone = statistics.median(times["the steps alone"])
+            for name, each in times.items():
+                middle = statistics.median(each)
+                images_per_second = round(EPOCH_STEPS * self.batch / middle)
+                row = {"network": kind, "loop": name, **spread(each), "images_per_second": images_per_second}
+                rows.append(row | {"times_the_steps_alone": round(middle / alone, 3)})
+        return rows
+
+    def usual(self, network: nn.Module, data: Dataset, cfg: DictConfig) -> Callable[[], object]:
+        optimizer = build_optimizer(network.to(self.device), cfg.recipe.optimizer)
+        loader = peers.data_loader(data, cfg.recipe)
+        return functools.partial(peers.usual_epoch, network, loader, optimizer, self.device, self.autocast)
+
+    def images(self) -> list[Row]:
+        """What grows with the number of images: memory, and the time for everything but the network."""
+        rows = []
+        for number in (1_000, 5_000, 10_000, 50_000):
+            cfg = self.config(images=number)
+            data = noise(**{key: value for key, value in cfg.data.items() if key != "_target_"}).to(self.device)
+            generator = torch.Generator(self.device)
+
+            def pass_over(data: Dataset = data, generator: torch.Generator = generator) -> None:
+                for batch, chosen in shuffled(data.train, batch_size=self.batch, seed=0, epoch=0, first=0):
+                    images = normalise(data.train.images[chosen], data.mean, data.std)
+                    augment(images, self.cfg.recipe.augment, seeded(generator, 0, 0, batch))
+
+            times = in_rounds({"": pass_over}, rounds=3)[""]
+            rate = round(number / statistics.median(times))
+            memory = round(data.train.images.nbytes / 1e6, 1)
+            rows.append({"images": number, **spread(times), "images_per_second": rate, "data_mb": memory})
+        return rows
+
+    def growth(self) -> list[Row]:
+        """Time and memory of a training step against batch, image size and patch size."""
+        rows = []
+        for what, values in {"batch": (32, 128, 256), "image_size": (32, 64), "patch_size": (8, 4, 2)}.items():
+            for value in values:
+                batch, changed = (value, {}) if what == "batch" else (self.batch, {what: value})
+                networks = {"ViT": self.vit(**changed)}
+                if what != "patch_size":
+                    networks["CNN"] = self.cnn(**changed)
+                for name, network in networks.items():
+                    size = changed.get("image_size")
+                    step = self.training_step(network, batch=batch, size=size)
+                    times = in_rounds({name: step}, rounds=3)[name]
+                    saved = round(saved_bytes(network, self.noise(batch, size), self.autocast) / 1e6)
+                    row = {"network": name, "varied": what, "value": value, **spread(times)}
+                    rows.append(row | {"saved_for_backward_mb": saved})
+        return rows
+
+    @property
+    def eval_batch(self) -> int:
+        return BATCH_SIZE[self.device.type]
+
+    def noise(self, number: int, size: int | None = None) -> Tensor:
+        size = size or self.shape["image_size"]
+        return torch.randn(number, self.shape["num_channels"], size, size, device=self.device)
+
+    def training_step(
+        self,
+        network: nn.Module,
+        *,
+        batch: int | None = None,
+        size: int | None = None,
+        autocast: torch.autocast | None = None,
+        compiled: bool = False,
+        graph: bool = False,
+    ) -> Callable[[], object]:
+        """Forward, backward and optimiser on one batch of random images."""
+        images = self.noise(batch or self.batch, size)
+        labels = torch.zeros(len(images), dtype=torch.long, device=self.device)
+        optimizer = build_optimizer(network.to(self.device).train(), self.cfg.recipe.optimizer)
+        forward = torch.compile(network) if compiled else network
+
+        def step(images: Tensor) -> Tensor:
+            with autocast or self.autocast:
+                loss = F.cross_entropy(forward(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            return loss.detach()
+
+        chosen = Captured(step, generator=torch.Generator(self.device)) if graph else step
+        return lambda: chosen(images)
+
+    def evaluation(self, network: nn.Module) -> Callable[[], None]:
+        images = self.noise(self.eval_batch)
+
+        @torch.no_grad()
+        def evaluate() -> None:
+            network.eval()
+            with self.autocast:
+                network(images)
+
+        return evaluate
+
+
+def switched(network: nn.Module, **switches: Any) -> nn.Module:
+    """``network`` with the switches set in each of its parts that has them."""
+    for module in network.modules():
+        for name, value in switches.items():
+            if hasattr(type(module), name):
+                setattr(module, name, value)
+    return network
+
+
+def repeat(call: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        call()
+
+
+def in_our_loop(cfg: DictConfig) -> float:
+    """Seconds of the training part of a run."""
+    with tempfile.TemporaryDirectory() as folder:
+        console.quiet = True
+        try:
+            return float(train(cfg, Path(folder) / "run")["seconds_train"])
+        finally:
+            console.quiet = False
