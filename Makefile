@@ -5,7 +5,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup demo train compare sweep report dashboard bench notebooks test check clean
+.PHONY: help setup demo train compare sweep report dashboard bench goals notebooks test check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -44,6 +44,10 @@ dashboard: setup ## W&B panels that compare the runs, built as code; without a k
 bench: setup ## speed next to timm, vit-pytorch and plain PyTorch, on an idle machine
 	$(RUN) -m pip install --quiet -e ".[bench]"
 	$(RUN) -m vit_cnn.bench $(ARGS)
+
+goals: setup ## what one GPU should do, measured within ten minutes: make goals ARGS="data=cifar10_jpeg"
+	$(RUN) -m pip install --quiet -e ".[bench]"
+	$(RUN) -m vit_cnn.bench.goals $(ARGS)
 
 notebooks: setup ## open the notebooks in JupyterLab
 	$(RUN) -m pip install --quiet -e ".[notebooks]"

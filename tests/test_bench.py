@@ -1,18 +1,19 @@
 """What the benchmark compares is comparable, and its figures are what they say."""
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import call
+from hydra.utils import instantiate
 from torch import nn
 
 from vit_cnn.bench import __main__, contests, peers
-from vit_cnn.bench.contests import EPOCH_STEPS, Bench, switched
+from vit_cnn.bench.contests import Bench, in_fresh_process, our_loop, steps_alone, switched, usual_loop
 from vit_cnn.bench.measure import command_seconds, in_rounds, saved_bytes
-from vit_cnn.bench.noise import noise
-from vit_cnn.data import normalise
+from vit_cnn.bench.noise import noise_config
 from vit_cnn.evaluate import autocast_for
 from vit_cnn.models import ViT
 from vit_cnn.models.dropout import Dropout
@@ -64,24 +65,34 @@ def test_switches_reach_every_part() -> None:
     assert ViT.only_cls_at_the_end
 
 
-def test_the_usual_loop_trains_the_same_network_on_the_same_images(small: Bench) -> None:
-    data = noise(**{key: value for key, value in small.cfg.data.items() if key != "_target_"})
-    assert len(data.train) == EPOCH_STEPS * 4
-    loader = peers.data_loader(data, small.cfg.recipe)
-    images, labels = next(iter(loader))
-    ours = normalise(data.train.images, data.mean, data.std)
+def test_the_usual_loop_trains_on_the_same_images() -> None:
+    cfg = noise_config("model=vit", *SMALL, images=20, batch=4)
+    data = instantiate(cfg.data)
+    assert len(data.train) == 20
+    images, labels = next(iter(peers.data_loader(data, cfg.recipe)))
     assert images.shape == (4, 3, 32, 32)
     assert labels.dtype == torch.int64
-    assert abs(images.mean().item() - ours.mean().item()) < 0.2
-    network = ViT(**small.sizes)
+    assert abs(images.mean().item()) < 0.2  # normalised
+    network = instantiate(cfg.model)
     before = network.head.weight.clone()
-    small.usual(network, data, small.cfg)()
+    assert peers.usual_seconds(network, data, cfg) > 0
     assert not torch.equal(network.head.weight, before)
+
+
+@pytest.mark.parametrize("loop", [steps_alone, our_loop, usual_loop])
+def test_loops_are_timed(loop: Callable[..., float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contests, "EPOCH_STEPS", 4)
+    assert 0 < loop("cnn", 2, ["trainer=cpu"]) < 60
+
+
+def test_a_fresh_process_answers() -> None:
+    assert in_fresh_process(sum, [1.5, 2]) == 3.5
 
 
 def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(Bench, "growth", lambda self: [{"network": "ViT"}])
     monkeypatch.setattr(Bench, "images", lambda self: [{"images": 1}])
+    monkeypatch.setattr(contests, "in_fresh_process", lambda loop, *arguments: 2.0)
     monkeypatch.setattr(contests, "command_seconds", lambda arguments, until=None: float(len(arguments)))
     arguments = ["--out", "speed", "--rounds", "1", "--batch", "2", "trainer=cpu"]
     code, printed = call(__main__.main, arguments, monkeypatch, capfd)
@@ -94,6 +105,7 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
         assert 0 < float(row["share_of_peak"]) < 1
         assert torch.__version__.split("+")[0] in row["machine"]
     assert [row["loop"] for row in tables["epoch"]][:2] == ["the steps alone", "our loop"]
+    assert {float(row["ms"]) for row in tables["epoch"]} == {2000.0}
     assert [float(row["seconds"]) for row in tables["start"]] == [2, 6]
     assert Path("speed/steps.png").stat().st_size > 1000
 

@@ -69,6 +69,7 @@ class Trainer:
     compile: bool
     cuda_graph: bool
     channels_last: bool
+    keep_freed_memory: bool
     log_every: Optional[int]
 
 

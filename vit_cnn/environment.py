@@ -1,5 +1,6 @@
 """What a result has to say of the machine it was measured on."""
 
+import ctypes
 import importlib.metadata
 import platform
 import resource
@@ -34,6 +35,20 @@ def peak_memory_bytes(device: torch.device) -> int:
         return torch.cuda.max_memory_allocated(device)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, except on macOS
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep freed memory for the next allocation instead of giving it back to the system.
+
+    By default it maps large tensors anew in every training step, and each of their pages costs a page fault. Holds for
+    the process; does nothing elsewhere than on glibc. See https://man7.org/linux/man-pages/man3/mallopt.3.html.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # another C library
+        return
+    mallopt(-4, 0)  # M_MMAP_MAX: no allocation gets a mapping of its own
+    mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
 def peak_flops(device: torch.device, autocast: torch.autocast) -> float:

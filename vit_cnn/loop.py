@@ -22,7 +22,14 @@ from vit_cnn.augment import augment
 from vit_cnn.cuda_graph import Captured
 from vit_cnn.data import Dataset, normalise, seeded, shuffled
 from vit_cnn.display import RunDisplay, console, print_results, share_console_with_logging
-from vit_cnn.environment import device_name, git_state, peak_flops, peak_memory_bytes, versions
+from vit_cnn.environment import (
+    device_name,
+    git_state,
+    keep_freed_memory,
+    peak_flops,
+    peak_memory_bytes,
+    versions,
+)
 from vit_cnn.errors import Failed, Refused, Stopped
 from vit_cnn.evaluate import autocast_for, logits_of, precision_of, score
 from vit_cnn.media import Media
@@ -95,6 +102,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     if saved and saved["fingerprint"] != data.fingerprint:
         raise Refused(f"{run_dir} was trained on other images or another split than {data.name} has now")
 
+    if cfg.trainer.keep_freed_memory:
+        keep_freed_memory()
     torch.manual_seed(cfg.seed)
     torch.backends.cudnn.benchmark = True  # sizes do not change: let cuDNN try which of its algorithms is quickest
     layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format

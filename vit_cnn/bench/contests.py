@@ -1,36 +1,34 @@
 """What is measured against what: a method for each table of the benchmark."""
 
 import functools
+import multiprocessing
 import statistics
 import tempfile
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra.utils import instantiate
 from torch import Tensor, nn
 
-from vit_cnn import config
 from vit_cnn.augment import augment
 from vit_cnn.bench import peers
 from vit_cnn.bench.measure import Row, command_seconds, in_rounds, saved_bytes, spread
-from vit_cnn.bench.noise import noise
+from vit_cnn.bench.noise import noise_config
 from vit_cnn.cuda_graph import Captured
 from vit_cnn.data import Dataset, normalise, seeded, shuffled
 from vit_cnn.display import console
-from vit_cnn.environment import device_name, peak_flops, versions
+from vit_cnn.environment import device_name, keep_freed_memory, peak_flops, versions
 from vit_cnn.evaluate import BATCH_SIZE, autocast_for, precision_of
 from vit_cnn.loop import train
 from vit_cnn.models import CNN, ViT
-from vit_cnn.optim import build_optimizer
+from vit_cnn.optim import build_optimizer, set_learning_rate
 from vit_cnn.summary import flops_per_image
 
-EPOCH_STEPS = 20
-EVALUATED = 200  # images of noise to validate on
-NOISE = ["data=digits", "data._target_=vit_cnn.bench.noise.noise", "wandb.mode=disabled"]
+EPOCH_STEPS = 10
 
 
 class Bench:
@@ -44,8 +42,9 @@ class Bench:
     """
 
     def __init__(self, *, overrides: list[str], batch: int, rounds: int) -> None:
+        keep_freed_memory()  # for all contenders alike
         self.overrides, self.batch, self.rounds = overrides, batch, rounds
-        self.cfg = self.config("model=vit")
+        self.cfg = noise_config("model=vit", *overrides, images=1000, batch=batch)
         self.device = torch.device(self.cfg.trainer.device)
         self.autocast = autocast_for(self.device, precision_of(self.cfg.trainer))
         self.sizes = {key: value for key, value in self.cfg.model.items() if key != "_target_"}
@@ -56,13 +55,6 @@ class Bench:
     def machine(self) -> str:
         peak = f"{self.peak / 1e9:,.0f} GFLOP/s in a large matrix product"
         return f"{device_name(self.device)}, torch {versions()['torch']}, {precision_of(self.cfg.trainer)}, {peak}"
-
-    def config(self, *overrides: str, images: int | None = None) -> DictConfig:
-        images = EVALUATED + (images or EPOCH_STEPS * self.batch)
-        sizes = [f"+data.images={images}", f"data.val_fraction={EVALUATED / images}", f"recipe.batch_size={self.batch}"]
-        more = [*NOISE, *sizes, *overrides, *self.overrides]
-        with initialize_config_dir(str(config.CONF), version_base="1.3"):
-            return config.check(compose("config", overrides=more))
 
     def vit(self, **changed: Any) -> nn.Module:
         return ViT(**self.sizes | changed)
@@ -157,40 +149,32 @@ class Bench:
         ]
 
     def epoch(self) -> list[Row]:
-        """The training part of an epoch in our loop, against its steps alone and the usual loop with a DataLoader."""
+        """Our loop against its steps alone and the usual loop with a DataLoader, each in a process of its own."""
         rows = []
-        for kind, ours, peer, plain in (
-            ("ViT", self.vit, "vit-pytorch", peers.vit_pytorch_vit(**self.sizes)),
-            ("CNN", self.cnn, "plain NCHW", peers.PlainCNN(**self.shape)),
-        ):
-            cfg = self.config(f"model={kind.lower()}", "recipe.epochs=1")
-            data = noise(**{key: value for key, value in cfg.data.items() if key != "_target_"})
-            work: dict[str, Callable[[], object]] = {
-                "the steps alone": functools.partial(repeat, self.training_step(ours()), EPOCH_STEPS),
-                "our loop": functools.partial(in_our_loop, cfg),
-                "DataLoader loop, our network": self.usual(ours(), data, cfg),
-                f"DataLoader loop, {peer}": self.usual(plain, data, cfg),
+        for model, peer in (("vit", "vit-pytorch"), ("cnn", "plain NCHW")):
+            loops: dict[str, Callable[..., float]] = {
+                "the steps alone": steps_alone,
+                "our loop": our_loop,
+                "DataLoader loop, our network": usual_loop,
+                f"DataLoader loop, {peer}": functools.partial(usual_loop, peer=True),
             }
-            times = in_rounds(work, rounds=3)
+            arguments = (model, self.batch, self.overrides)
+            work = {name: functools.partial(in_fresh_process, loop, *arguments) for name, loop in loops.items()}
+            times = in_rounds(work, rounds=3, warm_up=0)
             alone = statistics.median(times["the steps alone"])
             for name, each in times.items():
                 middle = statistics.median(each)
                 images_per_second = round(EPOCH_STEPS * self.batch / middle)
-                row = {"network": kind, "loop": name, **spread(each), "images_per_second": images_per_second}
+                row = {"network": model, "loop": name, **spread(each), "images_per_second": images_per_second}
                 rows.append(row | {"times_the_steps_alone": round(middle / alone, 3)})
         return rows
-
-    def usual(self, network: nn.Module, data: Dataset, cfg: DictConfig) -> Callable[[], object]:
-        optimizer = build_optimizer(network.to(self.device), cfg.recipe.optimizer)
-        loader = peers.data_loader(data, cfg.recipe)
-        return functools.partial(peers.usual_epoch, network, loader, optimizer, self.device, self.autocast)
 
     def images(self) -> list[Row]:
         """What grows with the number of images: memory, and the time for everything but the network."""
         rows = []
         for number in (1_000, 5_000, 10_000, 50_000):
-            cfg = self.config(images=number)
-            data = noise(**{key: value for key, value in cfg.data.items() if key != "_target_"}).to(self.device)
+            cfg = noise_config(*self.overrides, images=number, batch=self.batch)
+            data: Dataset = instantiate(cfg.data).to(self.device)
             generator = torch.Generator(self.device)
 
             def pass_over(data: Dataset = data, generator: torch.Generator = generator) -> None:
@@ -242,8 +226,10 @@ class Bench:
     ) -> Callable[[], object]:
         """Forward, backward and optimiser on one batch of random images."""
         images = self.noise(batch or self.batch, size)
-        labels = torch.zeros(len(images), dtype=torch.long, device=self.device)
+        labels = torch.arange(len(images), device=self.device) % self.shape["num_classes"]
         optimizer = build_optimizer(network.to(self.device).train(), self.cfg.recipe.optimizer)
+        # One batch again and again: learnt by heart, it would give denormal gradients, on which CPUs are slow.
+        set_learning_rate(optimizer, 1e-9)
         forward = torch.compile(network) if compiled else network
 
         def step(images: Tensor) -> Tensor:
@@ -278,16 +264,43 @@ def switched(network: nn.Module, **switches: Any) -> nn.Module:
     return network
 
 
-def repeat(call: Callable[[], object], times: int) -> None:
-    for _ in range(times):
-        call()
+def in_fresh_process(function: Callable[..., float], *arguments: Any) -> float:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
-def in_our_loop(cfg: DictConfig) -> float:
-    """Seconds of the training part of a run."""
-    with tempfile.TemporaryDirectory() as folder:
+def steps_alone(model: str, batch: int, overrides: list[str]) -> float:
+    """Seconds of an epoch's training steps on one batch of random images."""
+    bench = Bench(overrides=overrides, batch=batch, rounds=1)
+    step = bench.training_step(bench.vit() if model == "vit" else bench.cnn())
+
+    def steps() -> None:
+        for _ in range(EPOCH_STEPS):
+            step()
+
+    return in_rounds({"": steps}, rounds=1)[""][0]
+
+
+def our_loop(model: str, batch: int, overrides: list[str]) -> float:
+    """Seconds of the training part of a run of one epoch, after a short run to warm up."""
+    seconds = 0.0
+    for warm_up in ("max_steps=3", "max_steps=null"):
+        cfg = noise_config(
+            f"model={model}", "recipe.epochs=1", warm_up, *overrides, images=EPOCH_STEPS * batch, batch=batch
+        )
         console.quiet = True
-        try:
-            return float(train(cfg, Path(folder) / "run")["seconds_train"])
-        finally:
-            console.quiet = False
+        with tempfile.TemporaryDirectory() as folder:
+            seconds = train(cfg, Path(folder) / "run")["seconds_train"]
+    return seconds
+
+
+def usual_loop(model: str, batch: int, overrides: list[str], peer: bool = False) -> float:
+    """Seconds of an epoch of the usual loop, after a few batches to warm up; with our network or a peer's."""
+    cfg = noise_config(f"model={model}", *overrides, images=EPOCH_STEPS * batch, batch=batch)
+    sizes = {key: value for key, value in cfg.model.items() if key != "_target_"}
+    if peer:
+        network = peers.vit_pytorch_vit(**sizes) if model == "vit" else peers.PlainCNN(**sizes)
+    else:
+        network = instantiate(cfg.model).to(memory_format=torch.channels_last)
+    data: Dataset = instantiate(cfg.data)
+    return peers.usual_seconds(network, data, cfg)

@@ -16,12 +16,15 @@ from vit_cnn.cuda_graph import WARM_UP
 Row = dict[str, Any]
 
 
-def in_rounds(work: Mapping[str, Callable[[], object]], *, rounds: int) -> dict[str, list[float]]:
+def in_rounds(
+    work: Mapping[str, Callable[[], object]], *, rounds: int, warm_up: int | None = None
+) -> dict[str, list[float]]:
     """Seconds of each piece of work, in turn; what it returns, where that is a float, else the time that it takes.
 
     First rounds, which warm up, do not count: one, or with CUDA as many as a capture needs.
     """
-    warm_up = WARM_UP + 1 if torch.cuda.is_available() else 1
+    if warm_up is None:
+        warm_up = WARM_UP + 1 if torch.cuda.is_available() else 1
     times: dict[str, list[float]] = {name: [] for name in work}
     for number in range(warm_up + rounds):
         for name, call in work.items():

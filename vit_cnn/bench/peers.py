@@ -3,20 +3,25 @@
 timm and vit-pytorch are the extra ``bench``.
 """
 
+import itertools
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from omegaconf import DictConfig
 from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 
 from vit_cnn import config
 from vit_cnn.data import Dataset, Split
+from vit_cnn.evaluate import autocast_for, precision_of
 from vit_cnn.models.dropout import Dropout
+from vit_cnn.optim import build_optimizer
 
 
 def timm_vit(**sizes: Any) -> nn.Module:
@@ -178,17 +183,30 @@ def data_loader(data: Dataset, recipe: config.Recipe) -> torch.utils.data.DataLo
     )
 
 
+def usual_seconds(network: nn.Module, data: Dataset, cfg: DictConfig) -> float:
+    """Seconds of an epoch in the usual loop, after a few batches in which its workers start."""
+    device = torch.device(cfg.trainer.device)
+    network = network.to(device)
+    optimizer = build_optimizer(network, cfg.recipe.optimizer)
+    autocast = autocast_for(device, precision_of(cfg.trainer))
+    loader = data_loader(data, cfg.recipe)
+    usual_epoch(network, itertools.islice(loader, 3), optimizer, device, autocast)
+    started = time.perf_counter()
+    usual_epoch(network, loader, optimizer, device, autocast)
+    return time.perf_counter() - started
+
+
 def usual_epoch(
     network: nn.Module,
-    loader: torch.utils.data.DataLoader[tuple[Tensor, int]],
+    batches: Iterable[Any],
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     autocast: torch.autocast,
 ) -> None:
-    """An epoch as tutorials write it."""
+    """An epoch as tutorials write it; the loss that it reads waits for the device."""
     network.train()
     total = 0.0
-    for batch in loader:
+    for batch in batches:
         images, labels = (tensor.to(device, non_blocking=True) for tensor in batch)
         with autocast:
             loss = F.cross_entropy(network(images), labels)

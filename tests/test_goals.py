@@ -1,0 +1,49 @@
+"""The command that measures the goals for a GPU, tried on a CPU with other goals."""
+
+import csv
+
+import pytest
+import torch
+from helpers import call
+
+from vit_cnn.bench import goals
+from vit_cnn.bench.goals import reached
+
+
+def lines(*accuracies: float) -> list[dict[str, float]]:
+    """Epochs of two seconds, the first with ten more to start."""
+    return [{"seconds": 12.0 + 2 * epoch, "val/acc": accuracy} for epoch, accuracy in enumerate(accuracies)]
+
+
+def test_the_start_is_told_apart() -> None:
+    assert reached(lines(0.2, 0.8, 0.9), None, 7, True) == {"measured": 6.0, "met": True, "start_s": 10.0}
+    assert reached(lines(0.2, 0.8, 0.9), 0.77, 3, True) == {"measured": 4.0, "met": False, "start_s": 10.0}
+    assert reached(lines(0.2, 0.8), 0.95, 7, True) == {"measured": "best 80.0%", "met": False, "start_s": 10.0}
+
+
+def test_what_was_stopped_early_has_not_met_its_goal() -> None:
+    assert reached(lines(0.2, 0.8, 0.9), None, 100, False) == {"measured": "3 epochs in the time", "met": False}
+    assert reached([], 0.5, 100, False) == {"measured": "0 epochs in the time", "met": False}
+
+
+def test_it_measures_all_its_goals(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    times = [("CNN, two epochs", ["model=cnn", "recipe=deck"], None, 60, 100), ("CNN", ["model=cnn"], 1.1, 60, 100)]
+    monkeypatch.setattr(goals, "TIMES", times)
+    overrides = ["data=digits", "data.max_images=100", "recipe.epochs=2", "recipe.batch_size=16", "trainer=cpu"]
+    arguments = [*overrides, "trainer.compile=false", "trainer.cuda_graph=false", "trainer.log_every=null"]
+    code, printed = call(goals.main, ["--out", "out", *arguments], monkeypatch, capfd)
+    assert code == 0, printed
+    first, rate, second = csv.DictReader(open("out/goals.csv"))
+    assert (first["what"], first["goal"], first["met"]) == ("CNN, two epochs, s", "≤ 60", "True")
+    assert float(first["measured"]) > 0
+    assert float(rate["measured"]) > 0
+    assert "DataLoader loop" in rate["what"]
+    assert second["measured"].startswith("best ")
+    assert "Digits" in first["machine"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_without_a_gpu_it_says_so_at_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    code, printed = call(goals.main, ["data=digits"], monkeypatch, capfd)
+    assert code == 2
+    assert "finds no GPU" in printed

@@ -1,0 +1,114 @@
+"""What one GPU should do, measured: ``python -m vit_cnn.bench.goals`` (``make goals``), within ten minutes on an H100.
+
+Both networks at the deck's settings, the time to the deck's accuracies, and images a second against the usual loop with
+a ``DataLoader``. Overrides, such as ``data=cifar10_jpeg``, go to every training.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from vit_cnn import config
+from vit_cnn.bench import peers
+from vit_cnn.bench.__main__ import show, write
+from vit_cnn.bench.measure import Row
+from vit_cnn.data import Dataset
+from vit_cnn.environment import device_name, versions
+from vit_cnn.errors import exit_with_code
+
+FAST = ["trainer=gpu", "trainer.compile=true", "trainer.cuda_graph=true", "wandb.mode=disabled"]
+
+# What, the run's overrides, the validation accuracy to reach (None: its end), the goal and the limit in seconds.
+TIMES = [
+    ("ViT, the deck's 180 epochs", ["model=vit", "recipe=deck"], None, 60, 200),
+    ("CNN, the deck's 180 epochs", ["model=cnn", "recipe=deck"], None, 40, 120),
+    ("ViT, to 77 % validation", ["experiment=vit_77"], 0.77, 15, 90),
+    ("CNN, to 89 % validation", ["experiment=cnn_89"], 0.89, 5, 60),
+]
+TIMES_THE_DATA_LOADER = 10
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m vit_cnn.bench.goals", description="Measure the goals for one GPU")
+    parser.add_argument("overrides", nargs="*", help="of the config, such as data=cifar10_jpeg")
+    parser.add_argument("--out", type=Path, default=Path("experiments/speed"), help="folder for the results")
+    arguments = parser.parse_args()
+    given = {override.split("=")[0] for override in arguments.overrides}
+    overrides = [default for default in FAST if default.split("=")[0] not in given] + arguments.overrides
+    cfg = checked([*overrides, "model=vit"])  # before anything is started
+    data: Dataset = instantiate(cfg.data)
+    machine = f"{device_name(torch.device(cfg.trainer.device))}, torch {versions()['torch']}, {data.name}"
+
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory() as folder:
+        for number, (what, own, accuracy, goal, limit) in enumerate(TIMES):
+            run = Path(folder) / str(number)
+            lines = trained([*own, *overrides], run, limit=limit)
+            finished = (run / "result.json").exists()
+            rows.append({"what": f"{what}, s", "goal": f"≤ {goal}", **reached(lines, accuracy, goal, finished)})
+            rates = [line["images_per_second"] for line in lines if "images_per_second" in line]
+            if accuracy is None and len(rates) > 1:  # the first epoch compiles
+                ours, usual = statistics.median(rates[1:]), usual_rate(checked([*overrides, *own]), data)
+                about = f"{what[:3]}, images/s, times those of a DataLoader loop ({ours:,.0f} / {usual:,.0f})"
+                times = round(ours / usual, 1)
+                met = times >= TIMES_THE_DATA_LOADER
+                rows.append({"what": about, "goal": f"≥ {TIMES_THE_DATA_LOADER}", "measured": times, "met": met})
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows = [{"what": "", "goal": "", "measured": "", "met": "", "start_s": "", **row} for row in rows]
+    write(arguments.out / "goals.csv", rows, machine)
+    show(f"Goals for one GPU, {machine}", rows)
+
+
+def checked(overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return config.check(compose("config", overrides=overrides))
+
+
+def trained(overrides: list[str], run_dir: Path, *, limit: float) -> list[dict[str, Any]]:
+    """The lines of metrics of a run; after ``limit`` seconds it is stopped."""
+    command = [sys.executable, "-m", "vit_cnn.train", *overrides, f"hydra.run.dir={run_dir}"]
+    process = subprocess.Popen(command, stdout=sys.stderr)
+    try:
+        process.wait(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # it finishes its step
+        process.wait()
+    metrics = run_dir / "metrics.jsonl"
+    return [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+
+
+def reached(lines: list[dict[str, Any]], accuracy: float | None, goal: float, finished: bool) -> Row:
+    """When a run reached ``accuracy``, or its end; its start, with all compiling, is told apart."""
+    epochs = [line for line in lines if "val/acc" in line]
+    if len(epochs) < 2 or not (finished or accuracy):
+        return {"measured": f"{len(epochs)} epochs in the time", "met": False}
+    ends = [line["seconds"] for line in epochs]
+    typical = statistics.median(after - before for before, after in itertools.pairwise(ends))
+    start = ends[0] - typical
+    hits = [line["seconds"] for line in epochs if line["val/acc"] >= (accuracy or 0)]
+    if not hits:
+        best = max(line["val/acc"] for line in epochs)
+        return {"measured": f"best {best:.1%}", "met": False, "start_s": round(start, 1)}
+    seconds = (hits[0] if accuracy else ends[-1]) - start
+    return {"measured": round(seconds, 2), "met": seconds <= goal, "start_s": round(start, 1)}
+
+
+def usual_rate(cfg: DictConfig, data: Dataset) -> float:
+    """Images a second in the usual loop."""
+    images = len(data.train) // cfg.recipe.batch_size * cfg.recipe.batch_size
+    return images / peers.usual_seconds(instantiate(cfg.model), data, cfg)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)
