@@ -11,7 +11,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from vit_cnn.bench import __main__, contests, peers
-from vit_cnn.bench.contests import Bench, in_fresh_process, our_loop, steps_alone, switched, usual_loop
+from vit_cnn.bench.contests import Bench, grown, in_fresh_process, our_loop, steps_alone, switched, usual_loop
 from vit_cnn.bench.measure import command_seconds, in_rounds, saved_bytes
 from vit_cnn.bench.noise import noise_config
 from vit_cnn.evaluate import autocast_for
@@ -85,6 +85,14 @@ def test_loops_are_timed(loop: Callable[..., float], monkeypatch: pytest.MonkeyP
     assert 0 < loop("cnn", 2, ["trainer=cpu"]) < 60
 
 
+def test_growth_is_of_what_is_varied() -> None:
+    small, large = (grown("vit", 2, SMALL, "batch", batch) for batch in (2, 32))
+    assert large["saved_for_backward_mb"] >= 8 * small["saved_for_backward_mb"] > 0
+    larger = grown("vit", 2, SMALL, "image_size", 64)
+    assert larger["saved_for_backward_mb"] > 2 * small["saved_for_backward_mb"]
+    assert larger["peak_memory_mb"] > 100
+
+
 def test_a_fresh_process_answers() -> None:
     assert in_fresh_process(sum, [1.5, 2]) == 3.5
 
@@ -98,13 +106,17 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
     code, printed = call(__main__.main, arguments, monkeypatch, capfd)
     assert code == 0, printed
     tables = {path.stem: list(csv.DictReader(open(path))) for path in Path("speed").glob("*.csv")}
-    assert tables.keys() == {"start", "steps", "switches", "epoch", "images", "growth"}
+    assert tables.keys() == {"start", "steps", "switches", "profile", "epoch", "images", "growth"}
     assert len(tables["steps"]) == 6
     for row in tables["steps"]:
         assert 0 < float(row["ms_min"]) <= float(row["ms"]) <= float(row["ms_max"])
         assert 0 < float(row["share_of_peak"]) < 1
         assert torch.__version__.split("+")[0] in row["machine"]
     assert [row["loop"] for row in tables["epoch"]][:2] == ["the steps alone", "our loop"]
+    for network in ("ViT", "CNN"):
+        shares = {row["operator"]: float(row["share"]) for row in tables["profile"] if row["network"] == network}
+        assert sum(shares.values()) == pytest.approx(1, abs=0.02)
+        assert shares["mm"] > 0
     assert {float(row["ms"]) for row in tables["epoch"]} == {2000.0}
     assert [float(row["seconds"]) for row in tables["start"]] == [2, 6]
     assert Path("speed/steps.png").stat().st_size > 1000

@@ -34,6 +34,7 @@ def main() -> None:
         ("start", "From the command to …", bench.start),
         ("steps", "A training step and an evaluation pass", bench.steps),
         ("switches", "A training step with something switched off, or in another precision", bench.switches),
+        ("profile", "Where a training step's time goes", bench.profile),
         ("epoch", f"The training part of an epoch of {EPOCH_STEPS} steps", bench.epoch),
         (
             "images",
@@ -80,7 +81,7 @@ def draw(rows: list[Row], machine: str) -> Figure:
     axes.barh(names, middles, xerr=spread, color=colours)
     axes.invert_yaxis()
     axes.set_xlabel("a training step, ms (shorter is better)")
-    axes.set_title(machine, fontsize=9)
+    figure.suptitle(machine, fontsize=9)
     return figure
 
 

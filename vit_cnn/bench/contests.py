@@ -4,6 +4,7 @@ import functools
 import multiprocessing
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -16,12 +17,12 @@ from torch import Tensor, nn
 
 from vit_cnn.augment import augment
 from vit_cnn.bench import peers
-from vit_cnn.bench.measure import Row, command_seconds, in_rounds, saved_bytes, spread
+from vit_cnn.bench.measure import OperatorTimes, Row, command_seconds, in_rounds, saved_bytes, spread
 from vit_cnn.bench.noise import noise_config
 from vit_cnn.cuda_graph import Captured
 from vit_cnn.data import Dataset, normalise, seeded, shuffled
 from vit_cnn.display import console
-from vit_cnn.environment import device_name, keep_freed_memory, peak_flops, versions
+from vit_cnn.environment import device_name, keep_freed_memory, peak_flops, peak_memory_bytes, versions
 from vit_cnn.evaluate import BATCH_SIZE, autocast_for, precision_of
 from vit_cnn.loop import train
 from vit_cnn.models import CNN, ViT
@@ -29,6 +30,7 @@ from vit_cnn.optim import build_optimizer, set_learning_rate
 from vit_cnn.summary import flops_per_image
 
 EPOCH_STEPS = 10
+OPERATORS = 12  # listed in a profile
 
 
 class Bench:
@@ -148,6 +150,28 @@ class Bench:
             for name, each in times.items()
         ]
 
+    def profile(self) -> list[Row]:
+        """Where a training step's time goes, by operator; the rest is Python and the random bytes of dropout."""
+        rows = []
+        for name, network in {"ViT": self.vit(), "CNN": self.cnn()}.items():
+            step = self.training_step(network)
+            in_rounds({"": step}, rounds=3)
+            started = time.perf_counter()
+            with OperatorTimes() as operators:
+                for _ in range(self.rounds):
+                    step()
+            total = time.perf_counter() - started
+            inside = sum(operators.seconds.values())
+            seconds = dict(sorted(operators.seconds.items(), key=lambda item: -item[1])[:OPERATORS])
+            seconds["other operators"] = inside - sum(seconds.values())
+            seconds["outside operators"] = total - inside
+            for operator, each in seconds.items():
+                share = round(each / total, 3)
+                rows.append(
+                    {"network": name, "operator": operator, "ms": round(1000 * each / self.rounds, 1), "share": share}
+                )
+        return rows
+
     def epoch(self) -> list[Row]:
         """Our loop against its steps alone and the usual loop with a DataLoader, each in a process of its own."""
         rows = []
@@ -189,21 +213,13 @@ class Bench:
         return rows
 
     def growth(self) -> list[Row]:
-        """Time and memory of a training step against batch, image size and patch size."""
+        """Time and memory of a training step against batch, image size and patch size, in processes of their own."""
         rows = []
         for what, values in {"batch": (32, 128, 256), "image_size": (32, 64), "patch_size": (8, 4, 2)}.items():
             for value in values:
-                batch, changed = (value, {}) if what == "batch" else (self.batch, {what: value})
-                networks = {"ViT": self.vit(**changed)}
-                if what != "patch_size":
-                    networks["CNN"] = self.cnn(**changed)
-                for name, network in networks.items():
-                    size = changed.get("image_size")
-                    step = self.training_step(network, batch=batch, size=size)
-                    times = in_rounds({name: step}, rounds=3)[name]
-                    saved = round(saved_bytes(network, self.noise(batch, size), self.autocast) / 1e6)
-                    row = {"network": name, "varied": what, "value": value, **spread(times)}
-                    rows.append(row | {"saved_for_backward_mb": saved})
+                for model in ("vit", "cnn") if what != "patch_size" else ("vit",):
+                    row = in_fresh_process(grown, model, self.batch, self.overrides, what, value)
+                    rows.append({"network": model, "varied": what, "value": value, **row})
         return rows
 
     @property
@@ -218,14 +234,13 @@ class Bench:
         self,
         network: nn.Module,
         *,
-        batch: int | None = None,
         size: int | None = None,
         autocast: torch.autocast | None = None,
         compiled: bool = False,
         graph: bool = False,
     ) -> Callable[[], object]:
         """Forward, backward and optimiser on one batch of random images."""
-        images = self.noise(batch or self.batch, size)
+        images = self.noise(self.batch, size)
         labels = torch.arange(len(images), device=self.device) % self.shape["num_classes"]
         optimizer = build_optimizer(network.to(self.device).train(), self.cfg.recipe.optimizer)
         # One batch again and again: learnt by heart, it would give denormal gradients, on which CPUs are slow.
@@ -264,7 +279,19 @@ def switched(network: nn.Module, **switches: Any) -> nn.Module:
     return network
 
 
-def in_fresh_process(function: Callable[..., float], *arguments: Any) -> float:
+def grown(model: str, batch: int, overrides: list[str], what: str, value: int) -> Row:
+    """Time and memory of a training step where ``what``, the batch or a size of the network, is ``value``."""
+    bench = Bench(overrides=overrides, batch=value if what == "batch" else batch, rounds=3)
+    changed = {} if what == "batch" else {what: value}
+    network = bench.vit(**changed) if model == "vit" else bench.cnn(**changed)
+    size = changed.get("image_size")
+    times = in_rounds({"": bench.training_step(network, size=size)}, rounds=3, warm_up=3)[""]
+    saved = saved_bytes(network, bench.noise(bench.batch, size), bench.autocast)
+    peak = peak_memory_bytes(bench.device)
+    return {**spread(times), "saved_for_backward_mb": round(saved / 1e6), "peak_memory_mb": round(peak / 1e6)}
+
+
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

@@ -4,12 +4,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vit_cnn.cuda_graph import WARM_UP
 
@@ -76,3 +78,17 @@ def saved_bytes(network: nn.Module, images: Tensor, autocast: torch.autocast) ->
         logits = network(images)
     del logits
     return sum(seen.values())
+
+
+class OperatorTimes(TorchDispatchMode):
+    """Seconds in each of PyTorch's operators while this context is entered; of a CPU, since CUDA would have to wait."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        started = time.perf_counter()
+        result = function(*args, **(kwargs or {}))
+        self.seconds[function.overloadpacket.__name__] += time.perf_counter() - started
+        return result
