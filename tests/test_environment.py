@@ -5,6 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from vit_cnn.environment import peak_memory_bytes
 
 FAULTS = """
 import resource, sys, torch
@@ -26,3 +29,12 @@ def test_kept_memory_is_not_mapped_anew() -> None:
         done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
         faults[how] = int(done.stdout)
     assert faults["keep"] * 10 < faults["default"]
+
+
+def test_the_peak_is_of_this_process_alone() -> None:
+    """Also where a process that had more memory started it."""
+    code = "import torch; from vit_cnn.environment import peak_memory_bytes as peak; print(peak(torch.device('cpu')))"
+    ballast = torch.ones(2**28)  # 1 GiB
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 2**25 < int(done.stdout) < ballast.nbytes
+    assert peak_memory_bytes(torch.device("cpu")) > ballast.nbytes
