@@ -1,7 +1,8 @@
 """How fast, next to others: ``python -m vit_cnn.bench`` (``make bench``) writes CSV files and a figure.
 
-Everything is measured in one process, in rounds that go over all contenders in turn, so that a machine that slows down
-slows all of them; figures are medians. Run it on an otherwise idle machine: a quarter of an hour on two CPU cores.
+In rounds that go over all contenders in turn, so that a machine that slows down slows all of them; figures are medians.
+Steps are measured in one process, whole loops and what grows in processes of their own. Run it on an otherwise idle
+machine: a quarter of an hour on two CPU cores.
 """
 
 import argparse
