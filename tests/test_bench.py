@@ -1,6 +1,7 @@
 """What the benchmark compares is comparable, and its figures are what they say."""
 
 import csv
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -79,7 +80,10 @@ def test_the_usual_loop_trains_on_the_same_images() -> None:
     assert not torch.equal(network.head.weight, before)
 
 
-@pytest.mark.parametrize("loop", [steps_alone, our_loop, usual_loop])
+@pytest.mark.parametrize("loop", [
+    steps_alone, functools.partial(steps_alone, peer=True), our_loop, usual_loop,
+    functools.partial(usual_loop, peer=True),
+])  # fmt: skip
 def test_loops_are_timed(loop: Callable[..., float], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contests, "EPOCH_STEPS", 4)
     assert 0 < loop("cnn", 2, ["trainer=cpu"]) < 60

@@ -41,10 +41,12 @@ class Bench:
             ``trainer`` for our own networks.
         batch: images in a training step.
         rounds: how often each contender is measured.
+        keep_memory: whether to call ``keep_freed_memory``, as our loop does on a CPU.
     """
 
-    def __init__(self, *, overrides: list[str], batch: int, rounds: int) -> None:
-        keep_freed_memory()  # for all contenders alike
+    def __init__(self, *, overrides: list[str], batch: int, rounds: int, keep_memory: bool = True) -> None:
+        if keep_memory:
+            keep_freed_memory()  # for all contenders alike
         self.overrides, self.batch, self.rounds = overrides, batch, rounds
         self.cfg = noise_config("model=vit", *overrides, images=1000, batch=batch)
         self.device = torch.device(self.cfg.trainer.device)
@@ -173,11 +175,15 @@ class Bench:
         return rows
 
     def epoch(self) -> list[Row]:
-        """Our loop against its steps alone and the usual loop with a DataLoader, each in a process of its own."""
+        """Our loop against its steps alone and the usual loop with a DataLoader, each in a process of its own.
+
+        There, each is as one would run it: peers do without ``keep_freed_memory``.
+        """
         rows = []
         for model, peer in (("vit", "vit-pytorch"), ("cnn", "plain NCHW")):
             loops: dict[str, Callable[..., float]] = {
                 "the steps alone": steps_alone,
+                f"the steps alone, {peer}": functools.partial(steps_alone, peer=True),
                 "our loop": our_loop,
                 "DataLoader loop, our network": usual_loop,
                 f"DataLoader loop, {peer}": functools.partial(usual_loop, peer=True),
@@ -296,16 +302,20 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return pool.submit(function, *arguments).result()
 
 
-def steps_alone(model: str, batch: int, overrides: list[str]) -> float:
-    """Seconds of an epoch's training steps on one batch of random images."""
-    bench = Bench(overrides=overrides, batch=batch, rounds=1)
-    step = bench.training_step(bench.vit() if model == "vit" else bench.cnn())
+def steps_alone(model: str, batch: int, overrides: list[str], peer: bool = False) -> float:
+    """Seconds of an epoch's training steps on one batch of random images, of our network or a peer's."""
+    bench = Bench(overrides=overrides, batch=batch, rounds=1, keep_memory=not peer)
+    if model == "vit":
+        network = peers.vit_pytorch_vit(**bench.sizes) if peer else bench.vit()
+    else:
+        network = peers.PlainCNN(**bench.shape) if peer else bench.cnn()
+    step = bench.training_step(network)
 
     def steps() -> None:
         for _ in range(EPOCH_STEPS):
             step()
 
-    return in_rounds({"": steps}, rounds=1)[""][0]
+    return in_rounds({"": steps}, rounds=1)[""][0]  # after a whole epoch to warm up
 
 
 def our_loop(model: str, batch: int, overrides: list[str]) -> float:
@@ -316,8 +326,11 @@ def our_loop(model: str, batch: int, overrides: list[str]) -> float:
             f"model={model}", "recipe.epochs=1", warm_up, *overrides, images=EPOCH_STEPS * batch, batch=batch
         )
         console.quiet = True
-        with tempfile.TemporaryDirectory() as folder:
-            seconds = train(cfg, Path(folder) / "run")["seconds_train"]
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                seconds = train(cfg, Path(folder) / "run")["seconds_train"]
+        finally:
+            console.quiet = False
     return seconds
 
 
