@@ -11,6 +11,7 @@ from vit_cnn.bench.peers import PlainCNN
 from vit_cnn.display import console
 from vit_cnn.models import CNN, ViT
 from vit_cnn.models.dropout import Dropout
+from vit_cnn.models.linear import Linear
 from vit_cnn.models.vit import Attention
 from vit_cnn.summary import count, flops_per_image, layers_of, size_table
 
@@ -94,6 +95,32 @@ def test_vit_gives_the_logits_gradients_and_maps_of_plain_modules() -> None:
     theirs = torch.autograd.grad(wanted.square().sum(), list(parameters.values()))
     for name, a, b in zip(parameters, ours, theirs, strict=True):
         torch.testing.assert_close(a, b, msg=lambda text, name=name: f"{name}: {text}", rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(6,), (3, 6), (4, 5, 6), (0, 6)])
+def test_a_linear_layer_may_be_computed_as_a_convolution(
+    shape: tuple[int, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    layer, x = Linear(6, 7), torch.randn(shape, requires_grad=True)
+    plain, convolution, convolutions = nn.Linear(6, 7), nn.functional.conv2d, []
+    plain.load_state_dict(layer.state_dict())
+
+    def spy(*arguments: Tensor) -> Tensor:
+        convolutions.append(arguments)
+        return convolution(*arguments)
+
+    monkeypatch.setattr(nn.functional, "conv2d", spy)
+    for as_convolution in (True, False):
+        monkeypatch.setattr(Linear, "as_convolution", as_convolution)
+        convolutions.clear()
+        out, wanted = layer(x), plain(x)
+        assert len(convolutions) == (as_convolution and 0 not in shape)
+        torch.testing.assert_close(out, wanted)
+        weights = torch.randn_like(out)
+        ours = torch.autograd.grad((out * weights).sum(), [x, layer.weight, layer.bias])
+        theirs = torch.autograd.grad((wanted * weights).sum(), [x, plain.weight, plain.bias])
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_the_last_block_may_compute_the_cls_token_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
 from vit_cnn.models.dropout import Dropout
+from vit_cnn.models.linear import Linear
 
 
 class Attention(nn.Module):
@@ -29,9 +30,9 @@ class Attention(nn.Module):
     def __init__(self, *, embed_dim: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.to_qkv = nn.Linear(embed_dim, 3 * embed_dim)
+        self.to_qkv = Linear(embed_dim, 3 * embed_dim)
         self.dropout = Dropout(dropout)
-        self.project = nn.Linear(embed_dim, embed_dim)
+        self.project = Linear(embed_dim, embed_dim)
 
     def forward(self, tokens: Tensor) -> Tensor:
         q, k, v = self.queries_keys_values(tokens)
@@ -86,10 +87,10 @@ class Block(nn.Module):
         self.attention = Attention(embed_dim=embed_dim, num_heads=num_heads, dropout=dropout)
         self.norm2 = nn.LayerNorm(embed_dim)
         self.mlp = nn.Sequential(
-            nn.Linear(embed_dim, hidden_dim),
+            Linear(embed_dim, hidden_dim),
             nn.GELU(),
             Dropout(dropout),
-            nn.Linear(hidden_dim, embed_dim),
+            Linear(hidden_dim, embed_dim),
             Dropout(dropout),
         )
 
@@ -158,7 +159,7 @@ class ViT(nn.Module):
 
         self.patch_size = patch_size
         num_patches = (image_size // patch_size) ** 2
-        self.embed_patches = nn.Linear(num_channels * patch_size**2, embed_dim)
+        self.embed_patches = Linear(num_channels * patch_size**2, embed_dim)
         self.cls_token = nn.Parameter(embedding_std * torch.randn(embed_dim))
         self.positions = nn.Parameter(embedding_std * torch.randn(1 + num_patches, embed_dim))
         self.dropout = Dropout(dropout)
@@ -167,7 +168,7 @@ class ViT(nn.Module):
             for _ in range(num_layers)
         )
         self.norm = nn.LayerNorm(embed_dim)
-        self.head = nn.Linear(embed_dim, num_classes)
+        self.head = Linear(embed_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images)
