@@ -18,6 +18,7 @@ from vit_cnn.bench.noise import noise_config
 from vit_cnn.evaluate import autocast_for
 from vit_cnn.models import ViT
 from vit_cnn.models.dropout import Dropout
+from vit_cnn.models.linear import Linear
 
 SMALL = ["trainer=cpu", "model.patch_size=8", "model.embed_dim=32", "model.hidden_dim=64"]
 
@@ -57,10 +58,14 @@ def test_rounds_take_turns_and_leave_the_first_out() -> None:
 
 
 def test_switches_reach_every_part() -> None:
-    vit = switched(ViT(**Bench(overrides=SMALL, batch=4, rounds=1).sizes), raw_bytes=False, only_cls_at_the_end=False)
+    switches = dict(raw_bytes=False, as_convolution=False, only_cls_at_the_end=False)
+    vit = switched(ViT(**Bench(overrides=SMALL, batch=4, rounds=1).sizes), **switches)
     dropouts = [module for module in vit.modules() if isinstance(module, Dropout)]
     assert len(dropouts) == 19
     assert not any(module.raw_bytes for module in dropouts)
+    linears = [module for module in vit.modules() if isinstance(module, Linear)]
+    assert len(linears) == 2 + 6 * 4
+    assert not any(module.as_convolution for module in linears)
     assert not vit.only_cls_at_the_end
     assert Dropout.raw_bytes
     assert ViT.only_cls_at_the_end
@@ -118,10 +123,10 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
         assert torch.__version__.split("+")[0] in row["machine"]
     loops = ["the steps alone", "the steps alone, vit-pytorch", "our loop"]
     assert [row["loop"] for row in tables["epoch"]][:3] == loops
-    for network in ("ViT", "CNN"):
+    for network, operator in (("ViT", "bmm"), ("CNN", "convolution")):
         shares = {row["operator"]: float(row["share"]) for row in tables["profile"] if row["network"] == network}
         assert sum(shares.values()) == pytest.approx(1, abs=0.02)
-        assert shares["mm"] > 0
+        assert shares[operator] > 0
     assert {float(row["ms"]) for row in tables["epoch"]} == {2000.0}
     assert [float(row["seconds"]) for row in tables["start"]] == [2, 6]
     assert Path("speed/steps.png").stat().st_size > 1000

@@ -21,7 +21,7 @@ from rich.table import Table
 from vit_cnn import config
 from vit_cnn.data import Dataset
 from vit_cnn.display import console, duration
-from vit_cnn.environment import device_name
+from vit_cnn.environment import device_name, keep_freed_memory
 from vit_cnn.errors import exit_with_code
 from vit_cnn.evaluate import BATCH_SIZE, autocast_for, precision_of
 from vit_cnn.optim import build_optimizer
@@ -76,6 +76,8 @@ def jobs_of(overrides: list[str]) -> list[list[str]]:
 def measure(cfg: DictConfig) -> tuple[float, float]:
     """Seconds of a training step, and of the evaluation of one image."""
     device = torch.device(cfg.trainer.device)
+    if cfg.trainer.keep_freed_memory:
+        keep_freed_memory()
     layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
     model = instantiate(cfg.model).to(device, memory_format=layout)
     optimizer = build_optimizer(model, cfg.recipe.optimizer)

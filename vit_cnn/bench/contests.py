@@ -1,6 +1,7 @@
 """What is measured against what: a method for each table of the benchmark."""
 
 import functools
+import importlib.metadata
 import multiprocessing
 import statistics
 import tempfile
@@ -57,8 +58,10 @@ class Bench:
 
     @property
     def machine(self) -> str:
+        software = f"Python {versions()['python']}, torch {versions()['torch']}"
+        others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("timm", "vit-pytorch"))
         peak = f"{self.peak / 1e9:,.0f} GFLOP/s in a large matrix product"
-        return f"{device_name(self.device)}, torch {versions()['torch']}, {precision_of(self.cfg.trainer)}, {peak}"
+        return f"{device_name(self.device)}, {software}, {others}, {precision_of(self.cfg.trainer)}, {peak}"
 
     def vit(self, **changed: Any) -> nn.Module:
         return ViT(**self.sizes | changed)
@@ -128,6 +131,7 @@ class Bench:
         steps = {
             "ViT, ours": self.training_step(self.vit()),
             "ViT, PyTorch's dropout": self.training_step(switched(self.vit(), raw_bytes=False)),
+            "ViT, linear layers as matrix products": self.training_step(switched(self.vit(), as_convolution=False)),
             "ViT, all tokens in the last block": self.training_step(switched(self.vit(), only_cls_at_the_end=False)),
             "ViT, no dropout at all": self.training_step(self.vit(dropout=0.0)),
             "ViT, ours, bf16": self.training_step(self.vit(), autocast=bf16),
