@@ -30,7 +30,7 @@ from vit_cnn.models import CNN, ViT
 from vit_cnn.optim import build_optimizer, set_learning_rate
 from vit_cnn.summary import flops_per_image
 
-EPOCH_STEPS = 10
+EPOCH_STEPS = 20
 OPERATORS = 12  # listed in a profile
 
 
@@ -195,12 +195,12 @@ class Bench:
             arguments = (model, self.batch, self.overrides)
             work = {name: functools.partial(in_fresh_process, loop, *arguments) for name, loop in loops.items()}
             times = in_rounds(work, rounds=3, warm_up=0)
-            alone = statistics.median(times["the steps alone"])
             for name, each in times.items():
-                middle = statistics.median(each)
-                images_per_second = round(EPOCH_STEPS * self.batch / middle)
+                images_per_second = round(EPOCH_STEPS * self.batch / statistics.median(each))
+                # Within a round, since the machine's speed drifts from one to the next by as much as loops differ.
+                ratios = [mine / alone for mine, alone in zip(each, times["the steps alone"], strict=True)]
                 row = {"network": model, "loop": name, **spread(each), "images_per_second": images_per_second}
-                rows.append(row | {"times_the_steps_alone": round(middle / alone, 3)})
+                rows.append(row | {"times_the_steps_alone": round(statistics.median(ratios), 3)})
         return rows
 
     def images(self) -> list[Row]:
@@ -307,7 +307,7 @@ def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
 
 
 def steps_alone(model: str, batch: int, overrides: list[str], peer: bool = False) -> float:
-    """Seconds of an epoch's training steps on one batch of random images, of our network or a peer's."""
+    """Seconds of an epoch's training steps on one batch of random images, after a few to warm up; ours or a peer's."""
     bench = Bench(overrides=overrides, batch=batch, rounds=1, keep_memory=not peer)
     if model == "vit":
         network = peers.vit_pytorch_vit(**bench.sizes) if peer else bench.vit()
@@ -319,7 +319,9 @@ def steps_alone(model: str, batch: int, overrides: list[str], peer: bool = False
         for _ in range(EPOCH_STEPS):
             step()
 
-    return in_rounds({"": steps}, rounds=1)[""][0]  # after a whole epoch to warm up
+    for _ in range(3):
+        step()
+    return in_rounds({"": steps}, rounds=1, warm_up=0)[""][0]
 
 
 def our_loop(model: str, batch: int, overrides: list[str]) -> float:
