@@ -7,6 +7,7 @@ machine: a quarter of an hour on two CPU cores.
 
 import argparse
 import csv
+import textwrap
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -82,7 +83,7 @@ def draw(rows: list[Row], machine: str) -> Figure:
     axes.barh(names, middles, xerr=spread, color=colours)
     axes.invert_yaxis()
     axes.set_xlabel("a training step, ms (shorter is better)")
-    figure.suptitle(machine, fontsize=9)
+    figure.suptitle(textwrap.fill(machine, 100), fontsize=9)
     return figure
 
 
