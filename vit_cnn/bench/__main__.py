@@ -2,7 +2,7 @@
 
 In rounds that go over all contenders in turn, so that a machine that slows down slows all of them; figures are medians.
 Steps are measured in one process, whole loops and what grows in processes of their own. Run it on an otherwise idle
-machine: a quarter of an hour on two CPU cores.
+machine: twenty minutes on two CPU cores.
 """
 
 import argparse
