@@ -56,10 +56,11 @@ notebooks: setup ## open the notebooks in JupyterLab
 test: setup ## run the tests, on every core
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
-check: setup ## lint and check the types
+check: setup ## lint, check the types, and that imports run downwards
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports --no-cache
 
 clean: ## remove .venv and caches; runs stay
 	rm -rf $(VENV) .*_cache *.egg-info

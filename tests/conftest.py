@@ -15,7 +15,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image
 
-from vit_cnn import sweep, train
+from vit_cnn import train
 from vit_cnn.errors import exit_with_code
 
 
@@ -40,7 +40,6 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     def call(*overrides: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
         GlobalHydra.instance().clear()
-        sweep.JOBS.clear()
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             exit_with_code(train.main)

@@ -13,8 +13,9 @@ import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from vit_cnn import config, loop
+from vit_cnn import config
 from vit_cnn.errors import exit_with_code
+from vit_cnn.training import loop
 
 # What differs between equal runs.
 TIMES = {"seconds", "images_per_second", "flops_per_second", "share_of_peak", "memory_bytes"}

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from helpers import composed
 from torch import Tensor, nn
 
-from vit_cnn.augment import augment, random_flip, random_padded_crop, random_resized_crop
-from vit_cnn.optim import build_optimizer, learning_rate, set_learning_rate
+from vit_cnn.training.augment import augment, random_flip, random_padded_crop, random_resized_crop
+from vit_cnn.training.optim import build_optimizer, learning_rate, set_learning_rate
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -11,14 +11,16 @@ from helpers import call
 from hydra.utils import instantiate
 from torch import nn
 
-from vit_cnn.bench import __main__, contests, peers
-from vit_cnn.bench.contests import Bench, grown, in_fresh_process, our_loop, steps_alone, switched, usual_loop
+from vit_cnn.bench import __main__, contests, loops, peers
+from vit_cnn.bench.contenders import switched
+from vit_cnn.bench.contests import Bench
+from vit_cnn.bench.loops import grown, in_fresh_process, our_loop, steps_alone, usual_loop
 from vit_cnn.bench.measure import command_seconds, in_rounds, saved_bytes
 from vit_cnn.bench.noise import noise_config
-from vit_cnn.evaluate import autocast_for
 from vit_cnn.models import ViT
 from vit_cnn.models.dropout import Dropout
 from vit_cnn.models.linear import Linear
+from vit_cnn.training.precision import autocast_for
 
 SMALL = ["trainer=cpu", "model.patch_size=8", "model.embed_dim=32", "model.hidden_dim=64"]
 
@@ -90,7 +92,7 @@ def test_the_usual_loop_trains_on_the_same_images() -> None:
     functools.partial(usual_loop, peer=True),
 ])  # fmt: skip
 def test_loops_are_timed(loop: Callable[..., float], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(contests, "EPOCH_STEPS", 4)
+    monkeypatch.setattr(loops, "EPOCH_STEPS", 4)
     assert 0 < loop("cnn", 2, ["trainer=cpu"]) < 60
 
 

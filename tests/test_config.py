@@ -118,9 +118,9 @@ def test_defaults_are_the_decks() -> None:
 
 
 def test_the_trainer_is_chosen_without_raising(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert config.auto_trainer() == ("gpu" if torch.cuda.is_available() else "cpu")
-    monkeypatch.setattr(config.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
-    assert config.auto_trainer() == "cpu"
+    assert config.resolvers.auto_trainer() == ("gpu" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setattr(config.resolvers.ctypes, "CDLL", lambda name: (_ for _ in ()).throw(OSError(name)))
+    assert config.resolvers.auto_trainer() == "cpu"
 
 
 def test_own_network_is_one_yaml(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

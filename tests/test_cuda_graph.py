@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vit_cnn.cuda_graph import WARM_UP, Captured
+from vit_cnn.training.cuda_graph import WARM_UP, Captured
 
 
 class StandIn:

@@ -16,7 +16,9 @@ from hydra.utils import instantiate
 from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
 
-from vit_cnn.data import Dataset, Split, normalise, pixel_statistics, shuffled, stratified_split
+from vit_cnn.data import Dataset, Split
+from vit_cnn.data.batches import normalise, shuffled
+from vit_cnn.data.dataset import pixel_statistics, stratified_split
 
 
 def load(*overrides: str) -> Dataset:

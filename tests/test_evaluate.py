@@ -7,7 +7,7 @@ import pytest
 from helpers import call, composed, run
 
 from vit_cnn import compare, evaluate
-from vit_cnn.loop import train
+from vit_cnn.training.loop import train
 
 
 @pytest.mark.parametrize("model", ["vit", "cnn"])

@@ -6,7 +6,7 @@ import pytest
 from helpers import composed
 
 from vit_cnn import config
-from vit_cnn.loop import train
+from vit_cnn.training.loop import train
 
 EXPERIMENTS = sorted((config.CONF / "experiment").glob("*.yaml"))
 

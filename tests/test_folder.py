@@ -21,11 +21,12 @@ from helpers import TINY, composed
 from hydra.utils import instantiate
 from PIL import Image
 
-from vit_cnn import folder as folder_module
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Refused
-from vit_cnn.folder import Images, class_names, common_image_size, decode_all, read_folder
-from vit_cnn.images import decode
+from vit_cnn.images import read as reading
+from vit_cnn.images.decode import decode
+from vit_cnn.images.read import Images, decode_all, read_folder
+from vit_cnn.images.tree import class_names, common_image_size
 
 Command = Callable[..., tuple[int, str]]
 
@@ -190,7 +191,7 @@ def test_the_cache_is_used_until_a_file_changes(
         decoded.append(len(paths))
         return decode_all(paths, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(folder_module, "decode_all", counting)
+    monkeypatch.setattr(reading, "decode_all", counting)
     first, again = read(image_tree, tmp_path / "c"), read(image_tree, tmp_path / "c")
     assert decoded == [40, 12]
     assert again.fingerprint == first.fingerprint
@@ -252,14 +253,14 @@ def test_a_full_disk_leaves_no_half_cache(
 SLOW = """
 import sys, time
 from pathlib import Path
-from vit_cnn import folder
-decode = folder.decode
+from vit_cnn.images import read
+decode = read.decode
 def slow(*arguments, **options):
     time.sleep(0.05)
     Path("decoding").touch()
     return decode(*arguments, **options)
-folder.decode = slow
-folder.read_folder(Path(sys.argv[1]), image_size=16, num_channels=3, fit="crop", skip_bad=False, cache=Path("c"))
+read.decode = slow
+read.read_folder(Path(sys.argv[1]), image_size=16, num_channels=3, fit="crop", skip_bad=False, cache=Path("c"))
 """
 
 

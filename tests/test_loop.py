@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from helpers import TINY, composed, metrics, run, stop_at, weights
 from omegaconf import OmegaConf
 
-from vit_cnn import loop
 from vit_cnn.errors import Failed, Refused, Stopped
-from vit_cnn.loop import train
-from vit_cnn.tracking import rewind
+from vit_cnn.run.tracking import rewind
+from vit_cnn.training import loop, step
+from vit_cnn.training.loop import train
 
 Command = Callable[..., tuple[int, str]]
 
@@ -180,7 +180,7 @@ def test_max_steps_ends_a_run_early_and_whole() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    augment = loop.augment
+    augment = step.augment
 
     def poisoned(images: torch.Tensor, *arguments: Any) -> torch.Tensor:
         poisoned.calls += 1
@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights
         return augment(images, *arguments) * (float("nan") if poisoned.calls == 9 else 1)
 
     poisoned.calls = 0
-    monkeypatch.setattr(loop, "augment", poisoned)
+    monkeypatch.setattr(step, "augment", poisoned)
     monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     code, printed = command(*TINY, "trainer.log_every=5", "hydra.run.dir=run")
     assert code == 1
@@ -197,7 +197,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights
     assert all(tensor.isfinite().all() for tensor in weights("run").values())
     assert torch.load("run/last.pt", weights_only=True)["progress"]["step"] == 5
     assert json.loads(Path("run/status.json").read_text())["status"] == "failed"
-    monkeypatch.setattr(loop, "augment", augment)
+    monkeypatch.setattr(step, "augment", augment)
     assert command("resume=run")[0] == 0
 
 

@@ -9,8 +9,8 @@ import torch
 from helpers import TINY, composed, metrics, run, wandb_history, weights
 from torch import nn
 
-from vit_cnn import attention, media, pictures
-from vit_cnn.models import CNN, ViT
+from vit_cnn.models import CNN, ViT, attention_maps
+from vit_cnn.run import media, pictures
 
 SWITCHES = ["inputs", "attention", "filters", "confusion", "per_class", "mistakes"]
 KEYS = {
@@ -104,11 +104,11 @@ def test_rollout_follows_attention_through_the_layers() -> None:
     maps[0, 0, 0, 2] = torch.tensor([0, 0, 0, 1.0, 0])  # in layer 1, token 2 looks at token 3 …
     maps[0, 1, 0, 0] = torch.tensor([0, 0, 1.0, 0, 0])  # … and in layer 2, CLS at token 2
     # Half of each step is the residual connection: CLS gets 1/2 of token 2, half of which is token 3 by then.
-    assert attention.rollout(maps).tolist() == [[[0.0, 0.25], [0.25, 0.0]]]
+    assert attention_maps.rollout(maps).tolist() == [[[0.0, 0.25], [0.25, 0.0]]]
     maps = vit().attention_maps(torch.randn(2, 3, 8, 8))
-    assert attention.rollout(maps).shape == (2, 2, 2)
-    assert (attention.rollout(maps).sum(dim=(1, 2)) < 1).all()  # the rest stayed with CLS
-    assert attention.cls_attention(maps).shape == (2, 2, 2, 2)
+    assert attention_maps.rollout(maps).shape == (2, 2, 2)
+    assert (attention_maps.rollout(maps).sum(dim=(1, 2)) < 1).all()  # the rest stayed with CLS
+    assert attention_maps.cls_attention(maps).shape == (2, 2, 2, 2)
 
 
 def test_pictures() -> None:

@@ -8,12 +8,12 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 
 from vit_cnn.bench.peers import PlainCNN
-from vit_cnn.display import console
+from vit_cnn.console import console
 from vit_cnn.models import CNN, ViT
 from vit_cnn.models.dropout import Dropout
 from vit_cnn.models.linear import Linear
+from vit_cnn.models.size import count, flops_per_image, layers_of, size_table
 from vit_cnn.models.vit import Attention
-from vit_cnn.summary import count, flops_per_image, layers_of, size_table
 
 VIT = dict(image_size=32, num_channels=3, num_classes=10, patch_size=4, embed_dim=256, hidden_dim=512, num_heads=8,
            num_layers=6, dropout=0.2, embedding_std=1.0)  # fmt: skip

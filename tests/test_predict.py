@@ -12,8 +12,8 @@ from PIL import Image
 
 from vit_cnn import predict
 from vit_cnn.errors import Refused
-from vit_cnn.loop import train
 from vit_cnn.predict import load_run
+from vit_cnn.training.loop import train
 
 Predict = Callable[..., tuple[int, str]]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import TINY, composed
 
-from vit_cnn.loop import train
+from vit_cnn.training.loop import train
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -9,7 +9,7 @@ from helpers import composed
 from hydra.utils import instantiate
 
 from vit_cnn.data import Dataset
-from vit_cnn.loop import train
+from vit_cnn.training.loop import train
 
 IMAGES = Path(os.environ.get("VIT_CNN_DATA", "data")).absolute() / "cifar10-jpeg"
 pytestmark = pytest.mark.skipif(

@@ -14,12 +14,13 @@ import pytest
 from helpers import TINY, call, composed, run
 
 from vit_cnn.errors import Refused
-from vit_cnn.loop import train
 from vit_cnn.report import __main__ as report
 from vit_cnn.report import curves, statistics
 from vit_cnn.report.build import build
 from vit_cnn.report.claims import check_claims
-from vit_cnn.report.runs import Run, by_label, find_runs, label_runs
+from vit_cnn.report.groups import by_label, label_runs
+from vit_cnn.run.reading import Run, find_runs
+from vit_cnn.training.loop import train
 
 # Statistics, against values worked out by hand or by others
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from helpers import TINY, composed, history, metrics, run, stop_at, wandb_records, weights
 
-from vit_cnn import tracking
-from vit_cnn.display import RunDisplay
 from vit_cnn.errors import Stopped
-from vit_cnn.tracking import choose_mode
+from vit_cnn.run import wandb_run
+from vit_cnn.run.display import RunDisplay
+from vit_cnn.run.wandb_run import choose_mode
 
 
 def test_an_offline_run_holds_config_and_curves(
@@ -96,7 +96,7 @@ def test_an_upload_that_hangs_does_not_hold_the_run(
     hanging.summary = {}
     hanging.finish = lambda **_: never.wait(60)
     break_init(monkeypatch, lambda **_: hanging)
-    monkeypatch.setattr(tracking, "FINISH_SECONDS", 0.1)
+    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 0.1)
     assert run("run", "wandb.mode=online", "max_steps=2")["status"] == "finished"
     assert "W&B did not finish" in caplog.text
     never.set()

@@ -3,9 +3,9 @@
 import argparse
 from pathlib import Path
 
-from vit_cnn.checkpoint import read_json
-from vit_cnn.display import print_results
 from vit_cnn.errors import Refused, exit_with_code
+from vit_cnn.run.display import print_results
+from vit_cnn.run.files import read_json
 
 
 def main() -> None:

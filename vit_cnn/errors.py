@@ -4,6 +4,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
@@ -90,3 +91,8 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def shown(path: str | Path) -> str:
+    """A path for a message: as it is, or quoted where it holds line breaks or bytes that are no text."""
+    return str(path) if str(path).isprintable() else repr(str(path))

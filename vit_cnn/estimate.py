@@ -19,12 +19,14 @@ from rich import box
 from rich.table import Table
 
 from vit_cnn import config
+from vit_cnn.console import console
 from vit_cnn.data import Dataset
-from vit_cnn.display import console, duration
-from vit_cnn.environment import device_name, keep_freed_memory
 from vit_cnn.errors import exit_with_code
-from vit_cnn.evaluate import BATCH_SIZE, autocast_for, precision_of
-from vit_cnn.optim import build_optimizer
+from vit_cnn.machine import device_name, keep_freed_memory, precision_of
+from vit_cnn.run.display import duration
+from vit_cnn.training.optim import build_optimizer
+from vit_cnn.training.precision import autocast_for
+from vit_cnn.training.scoring import BATCH_SIZE
 
 STEPS = 4  # of which the first, which warms up, does not count
 
@@ -81,7 +83,7 @@ def measure(cfg: DictConfig) -> tuple[float, float]:
     layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
     model = instantiate(cfg.model).to(device, memory_format=layout)
     optimizer = build_optimizer(model, cfg.recipe.optimizer)
-    autocast = autocast_for(device, precision_of(cfg.trainer))
+    autocast = autocast_for(device, precision_of(cfg.trainer.precision))
     size, channels = cfg.data.image_size, cfg.data.num_channels
     eval_batch = BATCH_SIZE[device.type]
     images = torch.randn(max(cfg.recipe.batch_size, eval_batch), channels, size, size, device=device)

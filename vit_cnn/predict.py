@@ -8,7 +8,6 @@ From Python::
 """
 
 import argparse
-import dataclasses
 import glob
 import json
 import sys
@@ -16,88 +15,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from hydra.utils import instantiate
 from rich import box
 from rich.table import Table
 from rich.text import Text
-from torch import Tensor, nn
+from torch import Tensor
 
-from vit_cnn import checkpoint
-from vit_cnn.attention import cls_attention, rollout
-from vit_cnn.data import normalise
-from vit_cnn.display import console
-from vit_cnn.errors import Failed, Refused, exit_with_code
-from vit_cnn.evaluate import load_config
-from vit_cnn.folder import shown, why_unreadable
-from vit_cnn.images import SUFFIXES, decode
+from vit_cnn.console import console
+from vit_cnn.errors import Failed, Refused, exit_with_code, shown
+from vit_cnn.images.decode import SUFFIXES
 from vit_cnn.models import ViT
-from vit_cnn.pictures import Picture, enlarge, from_normalised, spotlight, tile
+from vit_cnn.models.attention_maps import cls_attention, rollout
+from vit_cnn.run.pictures import Picture, enlarge, from_normalised, spotlight, tile
+from vit_cnn.run.trained import TrainedRun, load_run
+
+__all__ = ["TrainedRun", "load_run"]
 
 BATCH_SIZE = 250
 SIDE = 224  # pixels of an image in the picture of the attention, about
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainedRun:
-    """A trained network and what it takes to use it.
-
-    Attributes:
-        model: in evaluation mode, with the best weights; float images [b, c, h, w] → logits [b, classes].
-        classes: names, by label.
-        image_size, num_channels, fit: how an image is brought to the network's size, as in ``conf/data/folder.yaml``.
-        mean, std: float32 [c], of the training images' pixels in [0, 1].
-    """
-
-    model: nn.Module
-    classes: list[str]
-    image_size: int
-    num_channels: int
-    fit: str
-    mean: Tensor
-    std: Tensor
-
-    def preprocess(self, images: list[str | Path | bytes]) -> Tensor:
-        """Image files (paths, or their bytes) of any common kind and size → normalised images [b, c, h, w].
-
-        Raises:
-            Refused: one cannot be read; it is named.
-        """
-        options: dict[str, Any] = {"image_size": self.image_size, "num_channels": self.num_channels, "fit": self.fit}
-        decoded = []
-        for image in images:
-            content = b""
-            try:
-                content = image if isinstance(image, bytes) else Path(image).read_bytes()
-                decoded.append(decode(content, **options))
-            except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
-                name = "the image" if isinstance(image, bytes) else image
-                raise Refused(why_unreadable(name, content, error)) from error
-        pixels = torch.from_numpy(np.stack(decoded)).to(self.mean.device)
-        return normalise(pixels, self.mean, self.std)
-
-
-def load_run(folder: str | Path, *, device: str = "cpu") -> TrainedRun:
-    """Load the best weights of a run folder; the images it was trained on are not needed.
-
-    Raises:
-        Refused: it is not a run folder, or it has no weights yet.
-    """
-    folder = Path(folder)
-    cfg = load_config(folder, device=device)
-    saved = checkpoint.load(folder / "best.pt")
-    model = instantiate(cfg.model)
-    checkpoint.load_weights(model, saved["model"], folder / "best.pt")
-    return TrainedRun(
-        model=model.eval().requires_grad_(False).to(device),
-        classes=saved["classes"],
-        image_size=cfg.data.image_size,
-        num_channels=cfg.data.num_channels,
-        fit=cfg.data.get("fit", "crop"),
-        mean=saved["mean"].to(device),
-        std=saved["std"].to(device),
-    )
 
 
 def main() -> None:

@@ -1,38 +1,31 @@
-"""The jobs of a sweep: none stops the others, a finished one is skipped, and one that was broken off goes on."""
+"""The jobs of a sweep: none stops the others, a finished one is skipped, and one that was broken off goes on.
+
+Jobs may run in other processes. Each leaves a note in the folder of the sweep, and the end of the sweep is told from
+the notes and from the run folders alone.
+"""
 
 import dataclasses
 import logging
+import shutil
+import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from vit_cnn.display import console
-from vit_cnn.errors import Failed, Refused, Stopped, one_line
+from vit_cnn.console import console
+from vit_cnn.errors import FAILED, Failed, Refused, Stopped, is_expected, one_line, tell
 
 log = logging.getLogger(__name__)
 
-
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One job that ran in this process.
-
-    Attributes:
-        outcome: finished, skipped (it had finished before) or failed.
-        found: validation and test accuracy, or why it failed.
-    """
-
-    folder: Path
-    outcome: str
-    found: str
-
-
-JOBS: list[Job] = []
+NOTES = ".jobs"  # folder of the notes, in that of the sweep; each names a run folder, and what is not to be seen there
 
 
 def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
@@ -44,16 +37,26 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
     Raises:
         Stopped: the whole sweep is to stop.
     """
-    from vit_cnn.checkpoint import read_json, write_json
-    from vit_cnn.loop import train
+    from vit_cnn.run.files import write_json
+    from vit_cnn.training.loop import train
 
-    log.info("Job %d: %s", HydraConfig.get().job.num + 1, run_dir)
+    job = HydraConfig.get().job.num
+    notes = Path(HydraConfig.get().sweep.dir) / NOTES
+    notes.mkdir(exist_ok=True)
+
+    def note(outcome: str, message: str = "") -> None:
+        about = {"folder": str(run_dir), "outcome": outcome, "message": message}
+        write_json(notes / f"{job:05}.json", about)
+
+    log.info("Job %d: %s", job + 1, run_dir)
+    note("broken off")  # holds if nothing comes after it
     try:
         cfg = start()
-        outcome = "skipped" if has_finished(cfg, run_dir) else "finished"
-        result = read_json(run_dir / "result.json") if outcome == "skipped" else train(cfg, run_dir)
-        found = f"validation {result['val/acc']:.2%}, test {result['test/acc']:.2%}"
-        JOBS.append(Job(run_dir, outcome, found))
+        if has_finished(cfg, run_dir):
+            note("skipped")
+            return
+        train(cfg, run_dir)
+        note("finished")
     except Stopped:
         raise
     except Exception as error:  # whatever it is, the other jobs have nothing to do with it
@@ -61,7 +64,7 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
         log.error("%s failed: %s", run_dir, message)
         (run_dir / "traceback.txt").write_text(traceback.format_exc())
         write_json(run_dir / "status.json", {"status": "failed", "message": message})
-        JOBS.append(Job(run_dir, "failed", message))
+        note("failed", message)
 
 
 def has_finished(cfg: DictConfig, run_dir: Path) -> bool:
@@ -79,32 +82,77 @@ def has_finished(cfg: DictConfig, run_dir: Path) -> bool:
     return (run_dir / "result.json").exists()
 
 
-def summarise() -> None:
-    """Print the jobs of the sweep that has ended, if one has, and write their report.
+class Sweep(Callback):
+    """Hydra calls it before the first and after the last job, in the process that the command started."""
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Forget the jobs of an earlier command."""
+        shutil.rmtree(Path(config.hydra.sweep.dir) / NOTES, ignore_errors=True)
+
+    def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        try:
+            summarise(Path(config.hydra.sweep.dir))
+        except Exception as error:  # which Hydra would turn into a warning and the exit code 0
+            if is_expected(error):
+                sys.exit(tell(error))
+            traceback.print_exc()
+            sys.exit(FAILED)
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One job of the command that has ended.
+
+    Attributes:
+        outcome: finished, skipped (it had finished before), failed or broken off.
+        found: validation and test accuracy, or why there are none.
+    """
+
+    folder: Path
+    outcome: str
+    found: str
+
+
+def read_jobs(sweep_dir: Path) -> list[Job]:
+    """The jobs that left a note in ``sweep_dir``, in their order."""
+    from vit_cnn.run.files import read_json
+
+    jobs = []
+    for path in sorted((sweep_dir / NOTES).glob("*.json")):
+        note = read_json(path)
+        folder, found = Path(note["folder"]), note["message"]
+        if note["outcome"] in ("finished", "skipped"):
+            result = read_json(folder / "result.json")
+            found = f"validation {result['val/acc']:.2%}, test {result['test/acc']:.2%}"
+        jobs.append(Job(folder, note["outcome"], found))
+    return jobs
+
+
+def summarise(sweep_dir: Path) -> None:
+    """Print what became of the jobs, and write their report.
 
     Raises:
-        Failed: one failed.
+        Failed: one failed or was broken off.
     """
-    if not JOBS:
-        return
+    jobs = read_jobs(sweep_dir)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for heading in ("job", "outcome", "result"):
         table.add_column(heading, overflow="fold")
-    for job in JOBS:
-        style = "red" if job.outcome == "failed" else ""
+    for job in jobs:
+        style = "" if job.outcome in ("finished", "skipped") else "red"
         table.add_row(Text(str(job.folder)), Text(job.outcome, style), Text(job.found, style))
     console.print(table)
-    write_report([job.folder for job in JOBS if (job.folder / ".hydra" / "config.yaml").exists()])
-    if failed := [job for job in JOBS if job.outcome == "failed"]:
-        raise Failed(f"{len(failed)} of {len(JOBS)} jobs failed; the traceback of each is in its folder")
+    write_report([job.folder for job in jobs if (job.folder / ".hydra" / "config.yaml").exists()], sweep_dir)
+    if failed := [job for job in jobs if job.outcome not in ("finished", "skipped")]:
+        raise Failed(f"{len(failed)} of {len(jobs)} jobs failed; the traceback of each is in its folder")
 
 
-def write_report(folders: list[Path]) -> None:
+def write_report(folders: list[Path], sweep_dir: Path) -> None:
     try:
         from vit_cnn.report.build import build
-        from vit_cnn.report.runs import find_runs
+        from vit_cnn.run.reading import find_runs
 
         if folders:
-            console.print(f"Report: {build(find_runs(folders), folders[0].parent / 'report')}")
+            console.print(f"Report: {build(find_runs(folders), sweep_dir / 'report')}")
     except (Refused, ImportError) as error:  # a sweep over data sets; a machine without plotting libraries
         console.print(Text(f"No report: {error}"))

@@ -1,6 +1,7 @@
 """Train a network: ``python -m vit_cnn.train model=vit data=cifar10``.
 
-Composes the config, checks it, and hands it to the loop in ``vit_cnn/loop.py``. Exit codes: ``vit_cnn/errors.py``.
+Composes the config, checks it, and hands it to the loop in ``vit_cnn/training/loop.py``. Exit codes:
+``vit_cnn/errors.py``.
 """
 
 import sys
@@ -27,7 +28,7 @@ def run(composed: DictConfig) -> None:
             return
         cfg = config.check(resumed(run_dir, composed) if composed.resume else fresh(run_dir, composed))
 
-        from vit_cnn.loop import train  # imports torch, which takes seconds
+        from vit_cnn.training.loop import train  # imports torch, which takes seconds
 
         train(cfg, run_dir)
     except Exception as error:
@@ -69,7 +70,6 @@ def remove_if_empty(run_dir: Path) -> None:
 
 def main() -> None:
     run()
-    sweep.summarise()
 
 
 if __name__ == "__main__":

@@ -14,9 +14,10 @@ from matplotlib.figure import Figure
 from rich import box
 from rich.table import Table
 
-from vit_cnn.bench.contests import EPOCH_STEPS, Bench
+from vit_cnn.bench.contests import Bench
+from vit_cnn.bench.loops import EPOCH_STEPS
 from vit_cnn.bench.measure import Row
-from vit_cnn.display import console
+from vit_cnn.console import console
 from vit_cnn.errors import exit_with_code
 
 

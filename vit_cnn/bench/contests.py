@@ -1,85 +1,32 @@
 """What is measured against what: a method for each table of the benchmark."""
 
 import functools
-import importlib.metadata
-import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import torch
-import torch.nn.functional as F
 from hydra.utils import instantiate
-from torch import Tensor, nn
 
-from vit_cnn.augment import augment
 from vit_cnn.bench import peers
+from vit_cnn.bench.contenders import Contenders, switched
+from vit_cnn.bench.loops import EPOCH_STEPS, grown, in_fresh_process, our_loop, steps_alone, usual_loop
 from vit_cnn.bench.measure import OperatorTimes, Row, command_seconds, in_rounds, saved_bytes, spread
 from vit_cnn.bench.noise import noise_config
-from vit_cnn.cuda_graph import Captured
-from vit_cnn.data import Dataset, normalise, seeded, shuffled
-from vit_cnn.display import console
-from vit_cnn.environment import device_name, keep_freed_memory, peak_flops, peak_memory_bytes, versions
-from vit_cnn.evaluate import BATCH_SIZE, autocast_for, precision_of
-from vit_cnn.loop import train
-from vit_cnn.models import CNN, ViT
-from vit_cnn.optim import build_optimizer, set_learning_rate
-from vit_cnn.summary import flops_per_image
+from vit_cnn.data import Dataset
+from vit_cnn.data.batches import normalise, seeded, shuffled
+from vit_cnn.models import CNN
+from vit_cnn.models.size import flops_per_image
+from vit_cnn.training.augment import augment
+from vit_cnn.training.precision import autocast_for
 
-EPOCH_STEPS = 20
 OPERATORS = 12  # listed in a profile
 
 
-class Bench:
-    """Measures networks on one device.
-
-    Args:
-        overrides: of the config; its ViT, device, precision and optimiser are used for all, the other values of
-            ``trainer`` for our own networks.
-        batch: images in a training step.
-        rounds: how often each contender is measured.
-        keep_memory: whether to call ``keep_freed_memory``, as our loop does on a CPU.
-    """
-
-    def __init__(self, *, overrides: list[str], batch: int, rounds: int, keep_memory: bool = True) -> None:
-        if keep_memory:
-            keep_freed_memory()  # for all contenders alike
-        self.overrides, self.batch, self.rounds = overrides, batch, rounds
-        self.cfg = noise_config("model=vit", *overrides, images=1000, batch=batch)
-        self.device = torch.device(self.cfg.trainer.device)
-        self.autocast = autocast_for(self.device, precision_of(self.cfg.trainer))
-        self.sizes = {key: value for key, value in self.cfg.model.items() if key != "_target_"}
-        self.peak = peak_flops(self.device, self.autocast)
-        self.shape = {key: self.sizes[key] for key in ("image_size", "num_channels", "num_classes")}
-
-    @property
-    def machine(self) -> str:
-        software = f"Python {versions()['python']}, torch {versions()['torch']}"
-        others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("timm", "vit-pytorch"))
-        peak = f"{self.peak / 1e9:,.0f} GFLOP/s in a large matrix product"
-        return f"{device_name(self.device)}, {software}, {others}, {precision_of(self.cfg.trainer)}, {peak}"
-
-    def vit(self, **changed: Any) -> nn.Module:
-        return ViT(**self.sizes | changed)
-
-    def cnn(self, **changed: Any) -> nn.Module:
-        return CNN(**self.shape | changed).to(memory_format=torch.channels_last)
-
-    def contenders(self) -> dict[str, nn.Module]:
-        """The ViT by us and by others, the CNN by us and plainly; all with the same dropout places."""
-        vits = {
-            "ViT, ours": self.vit(),
-            "ViT, timm": peers.timm_vit(**self.sizes),
-            "ViT, vit-pytorch": peers.vit_pytorch_vit(**self.sizes),
-            "ViT, nn.MultiheadAttention": peers.PlainViT(**self.sizes),
-        }
-        assert len({peers.active_dropouts(network) for network in vits.values()}) == 1, "unequal dropout places"
-        cnns = {"CNN, ours": self.cnn(), "CNN, plain NCHW": peers.PlainCNN(**self.shape)}
-        return {name: network.to(self.device) for name, network in (vits | cnns).items()}
+class Bench(Contenders):
+    """Measures the contenders on one device."""
 
     def start(self) -> list[Row]:
         """Whole commands, each the median of three."""
@@ -231,122 +178,3 @@ class Bench:
                     row = in_fresh_process(grown, model, self.batch, self.overrides, what, value)
                     rows.append({"network": model, "varied": what, "value": value, **row})
         return rows
-
-    @property
-    def eval_batch(self) -> int:
-        return BATCH_SIZE[self.device.type]
-
-    def noise(self, number: int, size: int | None = None) -> Tensor:
-        size = size or self.shape["image_size"]
-        return torch.randn(number, self.shape["num_channels"], size, size, device=self.device)
-
-    def training_step(
-        self,
-        network: nn.Module,
-        *,
-        size: int | None = None,
-        autocast: torch.autocast | None = None,
-        compiled: bool = False,
-        graph: bool = False,
-    ) -> Callable[[], object]:
-        """Forward, backward and optimiser on one batch of random images."""
-        images = self.noise(self.batch, size)
-        labels = torch.arange(len(images), device=self.device) % self.shape["num_classes"]
-        optimizer = build_optimizer(network.to(self.device).train(), self.cfg.recipe.optimizer)
-        # One batch again and again: learnt by heart, it would give denormal gradients, on which CPUs are slow.
-        set_learning_rate(optimizer, 1e-9)
-        forward = torch.compile(network) if compiled else network
-
-        def step(images: Tensor) -> Tensor:
-            with autocast or self.autocast:
-                loss = F.cross_entropy(forward(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            return loss.detach()
-
-        chosen = Captured(step, generator=torch.Generator(self.device)) if graph else step
-        return lambda: chosen(images)
-
-    def evaluation(self, network: nn.Module) -> Callable[[], None]:
-        images = self.noise(self.eval_batch)
-
-        @torch.no_grad()
-        def evaluate() -> None:
-            network.eval()
-            with self.autocast:
-                network(images)
-
-        return evaluate
-
-
-def switched(network: nn.Module, **switches: Any) -> nn.Module:
-    """``network`` with the switches set in each of its parts that has them."""
-    for module in network.modules():
-        for name, value in switches.items():
-            if hasattr(type(module), name):
-                setattr(module, name, value)
-    return network
-
-
-def grown(model: str, batch: int, overrides: list[str], what: str, value: int) -> Row:
-    """Time and memory of a training step where ``what``, the batch or a size of the network, is ``value``."""
-    bench = Bench(overrides=overrides, batch=value if what == "batch" else batch, rounds=3)
-    changed = {} if what == "batch" else {what: value}
-    network = bench.vit(**changed) if model == "vit" else bench.cnn(**changed)
-    size = changed.get("image_size")
-    times = in_rounds({"": bench.training_step(network, size=size)}, rounds=3, warm_up=3)[""]
-    saved = saved_bytes(network, bench.noise(bench.batch, size), bench.autocast)
-    peak = peak_memory_bytes(bench.device)
-    return {**spread(times), "saved_for_backward_mb": round(saved / 1e6), "peak_memory_mb": round(peak / 1e6)}
-
-
-def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(function, *arguments).result()
-
-
-def steps_alone(model: str, batch: int, overrides: list[str], peer: bool = False) -> float:
-    """Seconds of an epoch's training steps on one batch of random images, after a few to warm up; ours or a peer's."""
-    bench = Bench(overrides=overrides, batch=batch, rounds=1, keep_memory=not peer)
-    if model == "vit":
-        network = peers.vit_pytorch_vit(**bench.sizes) if peer else bench.vit()
-    else:
-        network = peers.PlainCNN(**bench.shape) if peer else bench.cnn()
-    step = bench.training_step(network)
-
-    def steps() -> None:
-        for _ in range(EPOCH_STEPS):
-            step()
-
-    for _ in range(3):
-        step()
-    return in_rounds({"": steps}, rounds=1, warm_up=0)[""][0]
-
-
-def our_loop(model: str, batch: int, overrides: list[str]) -> float:
-    """Seconds of the training part of a run of one epoch, after a short run to warm up."""
-    seconds = 0.0
-    for warm_up in ("max_steps=3", "max_steps=null"):
-        cfg = noise_config(
-            f"model={model}", "recipe.epochs=1", warm_up, *overrides, images=EPOCH_STEPS * batch, batch=batch
-        )
-        console.quiet = True
-        try:
-            with tempfile.TemporaryDirectory() as folder:
-                seconds = train(cfg, Path(folder) / "run")["seconds_train"]
-        finally:
-            console.quiet = False
-    return seconds
-
-
-def usual_loop(model: str, batch: int, overrides: list[str], peer: bool = False) -> float:
-    """Seconds of an epoch of the usual loop, after a few batches to warm up; with our network or a peer's."""
-    cfg = noise_config(f"model={model}", *overrides, images=EPOCH_STEPS * batch, batch=batch)
-    sizes = {key: value for key, value in cfg.model.items() if key != "_target_"}
-    if peer:
-        network = peers.vit_pytorch_vit(**sizes) if model == "vit" else peers.PlainCNN(**sizes)
-    else:
-        network = instantiate(cfg.model).to(memory_format=torch.channels_last)
-    data: Dataset = instantiate(cfg.data)
-    return peers.usual_seconds(network, data, cfg)

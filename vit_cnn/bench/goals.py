@@ -24,8 +24,8 @@ from vit_cnn.bench import peers
 from vit_cnn.bench.__main__ import show, write
 from vit_cnn.bench.measure import Row
 from vit_cnn.data import Dataset
-from vit_cnn.environment import device_name, versions
 from vit_cnn.errors import exit_with_code
+from vit_cnn.machine import device_name, versions
 
 FAST = ["trainer=gpu", "trainer.compile=true", "trainer.cuda_graph=true", "wandb.mode=disabled"]
 

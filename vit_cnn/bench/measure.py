@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vit_cnn.cuda_graph import WARM_UP
+from vit_cnn.training.cuda_graph import WARM_UP
 
 Row = dict[str, Any]
 

@@ -5,7 +5,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from vit_cnn import config
-from vit_cnn.data import Dataset, Split, assemble
+from vit_cnn.data import Dataset, Split
+from vit_cnn.data.dataset import assemble
 
 
 def noise(

@@ -17,11 +17,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torchvision import transforms
 
-from vit_cnn import config
+from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset, Split
-from vit_cnn.evaluate import autocast_for, precision_of
+from vit_cnn.machine import precision_of
 from vit_cnn.models.dropout import Dropout
-from vit_cnn.optim import build_optimizer
+from vit_cnn.training.optim import build_optimizer
+from vit_cnn.training.precision import autocast_for
 
 
 def timm_vit(**sizes: Any) -> nn.Module:
@@ -160,7 +161,7 @@ class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def data_loader(data: Dataset, recipe: config.Recipe) -> torch.utils.data.DataLoader[tuple[Tensor, int]]:
+def data_loader(data: Dataset, recipe: Recipe) -> torch.utils.data.DataLoader[tuple[Tensor, int]]:
     """The usual way to training images: a ``DataLoader`` with a worker for each core, up to eight."""
     scale, ratio = recipe.augment.crop_scale, recipe.augment.crop_ratio
     assert scale is not None
@@ -188,7 +189,7 @@ def usual_seconds(network: nn.Module, data: Dataset, cfg: DictConfig) -> float:
     device = torch.device(cfg.trainer.device)
     network = network.to(device)
     optimizer = build_optimizer(network, cfg.recipe.optimizer)
-    autocast = autocast_for(device, precision_of(cfg.trainer))
+    autocast = autocast_for(device, precision_of(cfg.trainer.precision))
     loader = data_loader(data, cfg.recipe)
     usual_epoch(network, itertools.islice(loader, 3), optimizer, device, autocast)
     started = time.perf_counter()

@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from vit_cnn.display import console
+from vit_cnn.console import console
 from vit_cnn.errors import exit_with_code
 from vit_cnn.report.build import build
-from vit_cnn.report.runs import find_runs
+from vit_cnn.run.reading import find_runs
 
 
 def main() -> None:

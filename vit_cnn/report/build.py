@@ -13,14 +13,12 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from vit_cnn.data import Dataset
-from vit_cnn.display import duration
 from vit_cnn.errors import Refused, one_line
-from vit_cnn.pictures import enlarge, from_unit, tile
-from vit_cnn.predict import TrainedRun, load_run
+from vit_cnn.models.size import flops_per_image, layers_of
 from vit_cnn.report import curves, figures, inside
 from vit_cnn.report.claims import DECK, check_claims
+from vit_cnn.report.groups import by_label, check_same_data, label_runs, mean_and_std
 from vit_cnn.report.page import Page
-from vit_cnn.report.runs import Run, by_label, check_same_data, label_runs, mean_and_std
 from vit_cnn.report.statistics import (
     brier_score,
     cross_entropy,
@@ -29,7 +27,10 @@ from vit_cnn.report.statistics import (
     mcnemar,
     probabilities_of,
 )
-from vit_cnn.summary import flops_per_image, layers_of
+from vit_cnn.run.display import duration
+from vit_cnn.run.pictures import enlarge, from_unit, tile
+from vit_cnn.run.reading import Run
+from vit_cnn.run.trained import TrainedRun, load_run
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from vit_cnn.report.runs import Run
+from vit_cnn.run.reading import Run
 
 # The deck's own figures: accuracies in fractions, losses in plain cross-entropy.
 DECK = {

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from vit_cnn.errors import Refused, exit_with_code
-from vit_cnn.report.runs import Run, by_label
+from vit_cnn.report.groups import by_label
+from vit_cnn.run.reading import Run
 
 Array = np.ndarray[Any, Any]
 

@@ -6,8 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vit_cnn.report.curves import PALETTE
-from vit_cnn.report.runs import Run, by_label, flat
+from vit_cnn.report.groups import by_label, flat
 from vit_cnn.report.statistics import BINS, confusion_matrix, fit_temperature, probabilities_of, reliability
+from vit_cnn.run.reading import Run
 
 Array = np.ndarray[Any, Any]
 MOST_CLASSES = 30  # whose names can be read along an axis

@@ -5,11 +5,12 @@ from einops import rearrange
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from vit_cnn.attention import cls_attention, mean_distance, rollout
-from vit_cnn.data import Dataset, normalise
+from vit_cnn.data import Dataset
+from vit_cnn.data.batches import normalise
 from vit_cnn.models import ViT
-from vit_cnn.pictures import Picture, enlarge, first_layer_filters, from_unit, spotlight, tile
-from vit_cnn.predict import TrainedRun
+from vit_cnn.models.attention_maps import cls_attention, mean_distance, rollout
+from vit_cnn.run.pictures import Picture, enlarge, first_layer_filters, from_unit, spotlight, tile
+from vit_cnn.run.trained import TrainedRun
 
 WATCHED = 6  # images whose attention is drawn
 MEASURED = 128  # images over which attention distances are averaged

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from vit_cnn.pictures import Picture
+from vit_cnn.run.pictures import Picture
 
 LONG = 40  # characters from which a column is text that wraps
 STYLE = """

@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vit_cnn.models import ViT
+from vit_cnn.models.vit import ViT
 
 
 @dataclasses.dataclass(frozen=True)

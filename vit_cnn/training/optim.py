@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_cnn.config import Optimizer, Recipe
+from vit_cnn.config.schema import Optimizer, Recipe
 
 
 def build_optimizer(model: nn.Module, recipe: Optimizer, state: dict[str, Any] | None = None) -> torch.optim.Optimizer:

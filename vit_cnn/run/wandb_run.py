@@ -1,26 +1,18 @@
-"""The record of a run: ``metrics.jsonl`` first, then Weights & Biases and the screen, which may fail."""
+"""Weights & Biases, which never stops or changes a training."""
 
-import contextlib
-import json
 import logging
-import math
 import os
 import secrets
 import threading
-import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from vit_cnn.checkpoint import write_atomically, write_json
-from vit_cnn.display import RunDisplay
-from vit_cnn.errors import FAILED, FINISHED, STOPPED, Failed, Stopped
-
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 60  # how long the end of a run waits for W&B's upload
+
 SUMMARIES = {
     "train/loss": "min",
     "train/acc": "max",
@@ -34,76 +26,6 @@ SUMMARIES = {
     "param_norm": "last",
     "memory_bytes": "max",
 }
-
-
-class Tracker:
-    """Writes the metrics of one run, from ``step`` on.
-
-    Args:
-        run_dir: run folder; lines of its ``metrics.jsonl`` after ``step`` are dropped, to be written again.
-        step: steps done already, after a resume.
-        seconds: wall-clock seconds that earlier parts of the run took.
-        wandb_id: id of the W&B run to go on with; ``None`` begins a new one.
-    """
-
-    def __init__(
-        self, *, cfg: DictConfig, run_dir: Path, display: RunDisplay, step: int, seconds: float, wandb_id: str | None
-    ) -> None:
-        self.display = display
-        self.run_dir = run_dir
-        self.started = time.monotonic() - seconds
-        path = run_dir / "metrics.jsonl"
-        rewind(path, step)
-        self.file = open(path, "a", buffering=1)  # a line is on its way to the disk as soon as it is complete
-        self.wandb = WandbRun(cfg, run_dir, wandb_id)
-        self.mark("running")
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self.started
-
-    def log(self, step: int, *, epoch: float, **metrics: float) -> None:
-        values = {"step": step, "epoch": round(epoch, 4), "seconds": round(self.seconds, 3), **metrics}
-        # JSON has no infinity; a gradient norm that overflowed in fp16 becomes null.
-        line = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self.file.write(json.dumps(line, allow_nan=False) + "\n")
-        self.wandb.log(line, step)
-
-    def mark(self, status: str, message: str = "") -> None:
-        """Say in ``status.json`` how the run stands: running, stopped, failed or finished."""
-        write_json(self.run_dir / "status.json", {"status": status, "message": message, "pid": os.getpid()})
-        self.wandb.summary({"status": status})
-
-    def __enter__(self) -> "Tracker":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Mark how the run ended, by the exception that ended it."""
-        status, exit_code = ("finished", FINISHED) if kind is None else ("failed", FAILED)
-        if kind is Stopped:
-            status, exit_code = "stopped", STOPPED
-        self.display.close()
-        self.file.close()
-        with contextlib.suppress(Failed):  # a full disk, which is then what ended the run
-            self.mark(status, first_line(error) if error else "")
-        self.wandb.finish(exit_code)
-
-
-def rewind(path: Path, step: int) -> None:
-    """Keep the lines of ``metrics.jsonl`` up to ``step``; a kill may have left later ones and a torn last one."""
-    if not path.exists():
-        return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] > step or not line.endswith("\n"):
-                break
-        except ValueError:
-            break
-        kept.append(line)
-    write_atomically(path, lambda file: file.write("".join(kept).encode()))
 
 
 class WandbRun:

@@ -1,4 +1,4 @@
-"""What a result has to say of the machine it was measured on."""
+"""The machine: its name, its memory, its precision, its software; what a result has to say of it."""
 
 import ctypes
 import importlib.metadata
@@ -6,14 +6,10 @@ import platform
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-
-from vit_cnn.models.linear import Linear
 
 
 def device_name(device: torch.device) -> str:
@@ -30,6 +26,13 @@ def device_name(device: torch.device) -> str:
         ]
         processor = names[0] if names else processor
     return f"{processor}, {torch.get_num_threads()} threads"
+
+
+def precision_of(wanted: str) -> str:
+    """``trainer.precision`` as it is on this machine: ``amp`` is bf16 where the GPU has it, else fp16."""
+    if wanted == "amp":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+    return wanted
 
 
 def peak_memory_bytes(device: torch.device) -> int:
@@ -59,22 +62,6 @@ def keep_freed_memory() -> None:
     mallopt(-1, -1)  # M_TRIM_THRESHOLD: the heap never shrinks
 
 
-def peak_flops(device: torch.device, autocast: torch.autocast) -> float:
-    """Operations a second of a large matrix product in the precision of training: the best of five."""
-    n = 2048 if device.type == "cpu" else 8192
-    linear = nn.utils.skip_init(Linear, n, n, bias=False, device=device)  # draws nothing from the run's random state
-    nn.init.ones_(linear.weight)
-    rows = torch.ones(n, n, device=device)
-    fastest = float("inf")
-    for _ in range(6):  # the first warms up
-        started = time.perf_counter()
-        with torch.no_grad(), autocast:
-            product = linear(rows)
-        product[0, 0].item()  # waits for the device
-        fastest = min(fastest, time.perf_counter() - started)
-    return 2 * n**3 / fastest
-
-
 def versions() -> dict[str, str]:
     packages = ("torch", "torchvision", "numpy", "einops", "hydra-core", "omegaconf", "wandb", "pillow", "scikit-learn")
     found = {package: importlib.metadata.version(package) for package in packages}
@@ -82,13 +69,15 @@ def versions() -> dict[str, str]:
 
 
 def git_state() -> dict[str, Any]:
-    """The commit of the code and whether it was changed since; both ``None`` outside a git checkout."""
+    """The commit of the code and whether it was changed since; both ``None`` where it is no git checkout."""
+    here = Path(__file__)
 
     def git(*arguments: str) -> str:
-        command = ["git", "-C", str(Path(__file__).parent), *arguments]
+        command = ["git", "-C", str(here.parent), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        git("ls-files", "--error-unmatch", here.name)  # an installed package may lie inside somebody else's checkout
         return {"sha": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
     except (OSError, subprocess.CalledProcessError):
         return {"sha": None, "dirty": None}

@@ -7,11 +7,11 @@ import sys
 import pytest
 import torch
 
-from vit_cnn.environment import peak_memory_bytes
+from vit_cnn.machine import peak_memory_bytes
 
 FAULTS = """
 import resource, sys, torch
-from vit_cnn.environment import keep_freed_memory
+from vit_cnn.machine import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 for step in range(10):
@@ -33,7 +33,7 @@ def test_kept_memory_is_not_mapped_anew() -> None:
 
 def test_the_peak_is_of_this_process_alone() -> None:
     """Also where a process that had more memory started it."""
-    code = "import torch; from vit_cnn.environment import peak_memory_bytes as peak; print(peak(torch.device('cpu')))"
+    code = "import torch; from vit_cnn.machine import peak_memory_bytes as peak; print(peak(torch.device('cpu')))"
     ballast = torch.ones(2**28)  # 1 GiB
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 2**25 < int(done.stdout) < ballast.nbytes

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_cnn.config import Augment
+from vit_cnn.config.schema import Augment
 
 
 def augment(images: Tensor, recipe: Augment, generator: torch.Generator) -> Tensor:

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vit_cnn.attention import cls_attention
-from vit_cnn.config import Media as Switches
-from vit_cnn.data import Dataset, normalise
+from vit_cnn.config.schema import Media as Switches
+from vit_cnn.data import Dataset
+from vit_cnn.data.batches import normalise
 from vit_cnn.models import ViT
-from vit_cnn.pictures import Picture, enlarge, first_layer_filters, from_normalised, from_unit, spotlight, tile
-from vit_cnn.tracking import WandbRun
+from vit_cnn.models.attention_maps import cls_attention
+from vit_cnn.run.pictures import Picture, enlarge, first_layer_filters, from_normalised, from_unit, spotlight, tile
+from vit_cnn.run.wandb_run import WandbRun
 
 INPUTS = 64  # images of the first batch
 WATCHED = 8  # validation images whose attention is drawn again and again

@@ -1,15 +1,20 @@
 """One image file → one uint8 array: any common format, colour mode and size. Does not import torch."""
 
 import io
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from vit_cnn.errors import shown
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
+Array = np.ndarray[Any, Any]
 
-def decode(content: bytes, *, image_size: int, num_channels: int, fit: str) -> np.ndarray[Any, Any]:
+
+def decode(content: bytes, *, image_size: int, num_channels: int, fit: str) -> Array:
     """Decode the bytes of an image file, upright as its EXIF data say; of an animation the first frame.
 
     Args:
@@ -44,3 +49,14 @@ def plain(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image
+
+
+def why_unreadable(path: str | Path, content: bytes, error: Exception) -> str:
+    """The file and what is wrong with it, in a line."""
+    if isinstance(error, UnidentifiedImageError):
+        reason = "it is not an image that Pillow knows" if content else "it is empty"
+    elif isinstance(error, OSError) and error.strerror:
+        reason = error.strerror
+    else:
+        reason = " ".join(str(error).split()) or type(error).__name__
+    return f"{shown(path)} cannot be read as an image: {reason}"

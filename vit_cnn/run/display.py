@@ -1,32 +1,21 @@
-"""What a person sees in the terminal. Imports neither torch nor the config, so that every module can use it."""
+"""What a person sees of a run in the terminal: its progress, and finished runs side by side."""
 
 import logging
 import time
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
-console = Console()
-if not console.is_terminal:
-    console.width = max(console.width, 120)  # a file has no edge
+from vit_cnn.console import console
+
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 30  # off a terminal: often enough to see that it lives, seldom enough for a file
-
-
-def share_console_with_logging() -> None:
-    """On a terminal, let log lines and the progress bar write through one console, so that neither tears the other."""
-    root = logging.getLogger()
-    for handler in list(root.handlers):
-        if console.is_terminal and type(handler) is logging.StreamHandler:
-            root.removeHandler(handler)
-            root.addHandler(RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S"))
 
 
 class RunDisplay:

@@ -1,0 +1,149 @@
+"""The config's ranges, and what has to go together. Imports torch only when a device or a network is asked for."""
+
+import re
+import typing
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from vit_cnn.config.schema import Config, signature, typed
+from vit_cnn.errors import Refused, one_line
+
+
+def one_of(*allowed: str) -> tuple[Any, str]:
+    return lambda value: value in allowed, "one of " + ", ".join(allowed)
+
+
+def at_least(low: float) -> tuple[Any, str]:
+    return lambda value: value >= low, f"at least {low}"
+
+
+def above(low: float) -> tuple[Any, str]:
+    return lambda value: low < value < float("inf"), f"above {low}"
+
+
+def fraction(value: float) -> bool:
+    return 0 <= value < 1
+
+
+def interval(value: list[float]) -> bool:
+    return len(value) == 2 and 0 < value[0] <= value[1]
+
+
+# Written so that nan, which compares false with everything, is refused.
+RANGES: dict[str, tuple[Any, str]] = {
+    "seed": at_least(0),
+    "max_steps": at_least(1),
+    "recipe.epochs": at_least(1),
+    "recipe.batch_size": at_least(1),
+    "recipe.label_smoothing": (fraction, "at least 0 and below 1"),
+    "recipe.grad_clip": above(0),
+    "recipe.optimizer.name": one_of("adamw", "sgd"),
+    "recipe.optimizer.lr": above(0),
+    "recipe.optimizer.weight_decay": at_least(0),
+    "recipe.optimizer.betas": (lambda betas: len(betas) == 2 and all(map(fraction, betas)), "two numbers in [0, 1)"),
+    "recipe.optimizer.momentum": (fraction, "at least 0 and below 1"),
+    "recipe.schedule.name": one_of("multistep", "cosine", "constant"),
+    "recipe.schedule.warmup_epochs": at_least(0),
+    "recipe.schedule.milestones": (lambda m: sorted(set(m)) == list(m) and all(e > 0 for e in m), "rising epochs"),
+    "recipe.schedule.gamma": above(0),
+    "recipe.augment.crop_padding": at_least(0),
+    "recipe.augment.crop_scale": (
+        lambda s: interval(s) and s[1] <= 1,
+        "[smallest, largest] share of the area, in (0, 1]",
+    ),
+    "recipe.augment.crop_ratio": (interval, "[smallest, largest] width / height, above 0"),
+    "trainer.device": (lambda device: re.fullmatch(r"cpu|mps|cuda(:\d+)?", device), "cpu, cuda, cuda:<index> or mps"),
+    "trainer.precision": one_of("fp32", "bf16", "fp16", "amp"),
+    "trainer.log_every": at_least(1),
+    "wandb.mode": one_of("auto", "online", "offline", "disabled"),
+    "data.image_size": at_least(1),
+    "data.num_channels": (lambda channels: channels in (1, 3), "1 (grey) or 3 (RGB)"),
+    "data.num_classes": at_least(1),
+    "data.fit": one_of("crop", "squash"),
+    "data.val_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
+    "data.test_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
+    "data.max_images": at_least(1),
+}
+
+
+def check(composed: DictConfig) -> DictConfig:
+    """Check a composed config and return it typed and resolved.
+
+    Builds the network without memory for its weights (torch's ``meta`` device), so that sizes that do not fit are
+    found before a device is touched, whoever wrote the network.
+
+    Raises:
+        Refused: unknown key, wrong type, value out of range, or values that do not go together; one line.
+    """
+    if missing := OmegaConf.missing_keys(composed):
+        raise Refused(f"{', '.join(sorted(missing))} is missing: give it on the command line, {min(missing)}=…")
+    values = typing.cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    cfg = typed(Config, values, prefix="")
+    for group in ("model", "data"):
+        target = values[group].pop("_target_", None)
+        arguments = typed(signature(target, key=f"{group}._target_"), values[group], prefix=f"{group}.")
+        cfg[group] = {"_target_": target, **arguments}
+    check_ranges(cfg)
+    check_device(cfg)
+    check_model(cfg)
+    return cfg
+
+
+def check_ranges(cfg: DictConfig) -> None:
+    for key, (allows, allowed) in RANGES.items():
+        value = OmegaConf.select(cfg, key)
+        if value is not None and not allows(value):
+            raise Refused(f"{key}={value} must be {allowed}")
+    warmup, epochs = cfg.recipe.schedule.warmup_epochs, cfg.recipe.epochs
+    if warmup > epochs:
+        raise Refused(
+            f"recipe.schedule.warmup_epochs={warmup:g} is longer than the run: at most recipe.epochs={epochs}"
+        )
+    padding, size = cfg.recipe.augment.crop_padding, cfg.data.image_size
+    if padding >= size:
+        raise Refused(f"recipe.augment.crop_padding={padding} must be below data.image_size={size}")
+
+
+def check_device(cfg: DictConfig) -> None:
+    import torch
+
+    from vit_cnn.machine import precision_of
+
+    device = torch.device(cfg.trainer.device)
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "no CUDA"
+            raise Refused(
+                f"trainer.device={cfg.trainer.device}: PyTorch ({torch.__version__}, built with {build}) finds no GPU "
+                "here; use trainer=cpu, or install a driver and a PyTorch that fit"
+            )
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise Refused(f"trainer.device={cfg.trainer.device}: there are {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise Refused("trainer.device=mps: this PyTorch finds no Apple GPU here; use trainer=cpu")
+    if device.type != "cuda" and cfg.trainer.precision in ("fp16", "amp"):
+        raise Refused(f"trainer.precision={cfg.trainer.precision} needs trainer=gpu; on {device.type}: fp32 or bf16")
+    if cfg.trainer.cuda_graph:
+        if device.type != "cuda":
+            raise Refused(f"trainer.cuda_graph=true needs trainer=gpu, not trainer.device={cfg.trainer.device}")
+        if precision_of(cfg.trainer.precision) == "fp16":
+            raise Refused("trainer.cuda_graph=true needs trainer.precision=bf16 or fp32: fp16 waits for the device")
+
+
+def check_model(cfg: DictConfig) -> None:
+    import torch
+    from hydra.utils import instantiate
+
+    size, channels, classes = cfg.data.image_size, cfg.data.num_channels, cfg.data.num_classes
+    try:
+        with torch.device("meta"):
+            logits = instantiate(cfg.model)(torch.empty(2, channels, size, size))
+    except Exception as error:  # a constructor's own checks, or whatever a stranger's network raises
+        cause = error.__cause__ or error
+        raise Refused(f"model: {one_line(cause)} ({cfg.model._target_})") from error
+    if logits.shape != (2, classes):
+        raise Refused(
+            f"model: {cfg.model._target_} turns images [2, {channels}, {size}, {size}] into {list(logits.shape)}, "
+            f"not into logits [2, {classes}]"
+        )

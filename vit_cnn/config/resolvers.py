@@ -1,0 +1,63 @@
+"""What ``conf/`` cannot say in YAML: the functions behind its ``${name:…}``, registered on import."""
+
+import ctypes
+import hashlib
+import re
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from vit_cnn.errors import Refused
+from vit_cnn.images.tree import class_names, common_image_size
+
+LONGEST_NAME = 120  # of a job's folder; file systems end at 255 bytes
+
+
+def auto_trainer() -> str:
+    """``gpu`` where a CUDA driver sees a device, else ``cpu``. Asks the driver: importing torch takes seconds."""
+    try:
+        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        count = ctypes.c_int(0)
+        sees_device = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+        return "gpu" if sees_device else "cpu"
+    except (OSError, AttributeError):
+        return "cpu"
+
+
+def run_name(target: str, data_name: str) -> str:
+    """``vit_cnn.models.ViT`` and ``CIFAR-10 (JPEG)`` → ``vit-cifar-10-jpeg``."""
+    return "-".join(re.findall(r"[a-z0-9]+", f"{target.rsplit('.', maxsplit=1)[-1]} {data_name}".lower()))
+
+
+def run_folder(resume: str | None, name: str) -> str:
+    if resume is not None:
+        if not (Path(resume) / ".hydra" / "config.yaml").is_file():
+            raise Refused(f"resume={resume} is not a run folder: it has no .hydra/config.yaml")
+        return resume
+    return f"runs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+
+
+def file_name(text: str) -> str:
+    """``text`` without slashes, and, where it is too long for a file's name, cut and told apart by a hash."""
+    name = re.sub(r"[^\w.+-]+", "-", text)
+    if len(name) > LONGEST_NAME:
+        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    return name
+
+
+def folder_name(root: str) -> str:
+    return Path(root).resolve().name
+
+
+def folder_num_classes(root: str) -> int:
+    return len(class_names(Path(root)))
+
+
+def folder_image_size(root: str) -> int:
+    return common_image_size(Path(root))
+
+
+for resolver in (auto_trainer, run_name, run_folder, file_name, folder_name, folder_num_classes, folder_image_size):
+    OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

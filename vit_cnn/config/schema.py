@@ -1,0 +1,140 @@
+"""The config's keys and types. The values stand in ``conf/``, each once."""
+
+import dataclasses
+import inspect
+import pydoc
+import typing
+from typing import Any, Optional
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from vit_cnn.errors import Refused, one_line
+
+
+@dataclasses.dataclass
+class Optimizer:
+    name: str
+    lr: float
+    weight_decay: float
+    betas: list[float]
+    momentum: float
+
+
+@dataclasses.dataclass
+class Schedule:
+    name: str
+    warmup_epochs: float
+    milestones: list[int]
+    gamma: float
+
+
+@dataclasses.dataclass
+class Augment:
+    flip: bool
+    crop_padding: int
+    crop_scale: Optional[list[float]]
+    crop_ratio: list[float]
+
+
+@dataclasses.dataclass
+class Recipe:
+    name: str
+    epochs: int
+    batch_size: int
+    label_smoothing: float
+    grad_clip: Optional[float]
+    optimizer: Optimizer
+    schedule: Schedule
+    augment: Augment
+
+
+@dataclasses.dataclass
+class Trainer:
+    device: str
+    precision: str
+    compile: bool
+    cuda_graph: bool
+    channels_last: bool
+    keep_freed_memory: bool
+    log_every: Optional[int]
+
+
+@dataclasses.dataclass
+class Media:
+    inputs: bool
+    attention: bool
+    filters: bool
+    confusion: bool
+    per_class: bool
+    mistakes: bool
+
+
+@dataclasses.dataclass
+class WandB:
+    mode: str
+    project: str
+    entity: Optional[str]
+    group: str
+    tags: list[str]
+    media: Media
+
+
+@dataclasses.dataclass
+class Config:
+    model: Any  # its schema is the signature of model._target_
+    data: Any  # its schema is the signature of data._target_
+    recipe: Recipe
+    trainer: Trainer
+    wandb: WandB
+    name: str
+    seed: int
+    max_steps: Optional[int]
+    resume: Optional[str]
+    layers: bool
+    experiment: Optional[str] = None  # the choice of the group, which Hydra leaves in the config when it is null
+
+
+def typed(schema: type, values: dict[str, Any], *, prefix: str) -> DictConfig:
+    """Merge ``values`` into the dataclass ``schema``: OmegaConf converts and checks the types."""
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), values)
+        if missing := OmegaConf.missing_keys(merged):
+            raise Refused(f"{prefix}{min(missing)} is missing: {schema.__name__} needs {', '.join(fields(schema))}")
+    except OmegaConfBaseException as error:
+        key = prefix + (error.full_key or str(error.key))
+        if isinstance(error, ConfigKeyError):
+            known = error.object_type if dataclasses.is_dataclass(error.object_type) else schema
+            raise Refused(f"{key} is not a key; there are {', '.join(fields(known))}") from error
+        raise Refused(f"{key}: {one_line(error)}") from error
+    return typing.cast(DictConfig, merged)
+
+
+def fields(schema: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(schema)]
+
+
+def signature(target: str | None, *, key: str) -> type:
+    """The keyword-only arguments of a class or function as a dataclass: its signature is its schema.
+
+    Args:
+        target: dotted path, such as ``vit_cnn.models.ViT``.
+        key: config key that holds it, for the message.
+
+    Raises:
+        Refused: it cannot be imported.
+    """
+    if not target:
+        raise Refused(f"{key} is missing: the dotted path of a class or function")
+    try:
+        function: Any = pydoc.locate(target)
+    except pydoc.ErrorDuringImport as error:
+        raise Refused(f"{key}={target} cannot be imported: {error}") from error
+    if not callable(function):
+        raise Refused(f"{key}={target} cannot be imported: there is no such class or function")
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    arguments = []
+    for parameter in inspect.signature(function).parameters.values():
+        default = MISSING if parameter.default is parameter.empty else parameter.default
+        arguments.append((parameter.name, hints.get(parameter.name, Any), dataclasses.field(default=default)))
+    return dataclasses.make_dataclass(function.__name__, arguments)

@@ -1,0 +1,30 @@
+"""The batches of an epoch: which images, in which order, and how pixels become the network's numbers."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vit_cnn.data.dataset import Split
+
+
+def shuffled(split: Split, *, batch_size: int, seed: int, epoch: int, first: int) -> Iterator[tuple[int, Tensor]]:
+    """Positions of one epoch's batches on the split's device, from batch ``first`` on; an incomplete batch is dropped.
+
+    The order is a pure function of ``seed`` and ``epoch``: a resumed epoch goes on with the same batches.
+    """
+    order = torch.randperm(len(split), generator=seeded(torch.Generator(), seed, epoch))
+    batches = order.to(split.labels.device).split(batch_size)
+    for batch in range(first, len(split) // batch_size):
+        yield batch, batches[batch]
+
+
+def seeded(generator: torch.Generator, *numbers: int) -> torch.Generator:
+    """Seed ``generator`` with a hash of ``numbers``, so that a batch depends on nothing that came before it."""
+    return generator.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """uint8 images [b, c, h, w] → float32 with zero mean and unit variance over the training split."""
+    return (images.float() / 255 - mean[:, None, None]) / std[:, None, None]

@@ -1,0 +1,155 @@
+"""A data set: uint8 images, split once and for all, moved to the training device once.
+
+Axes: ``n`` images, ``c`` channels, ``h w`` pixels.
+"""
+
+import dataclasses
+import hashlib
+
+import numpy as np
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vit_cnn.errors import Refused
+
+SPLIT_SEED = 0  # part of what a data set is, not a setting: every model and every training seed sees the same split
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Images of one split.
+
+    Attributes:
+        images: uint8 [n, c, h, w].
+        labels: int64 [n].
+        indices: int64 [n], positions in the source's own training or test images.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, chosen: Tensor) -> "Split":
+        return Split(self.images[chosen], self.labels[chosen], self.indices[chosen])
+
+    def to(self, device: torch.device) -> "Split":
+        return Split(self.images.to(device), self.labels.to(device), self.indices.to(device))
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """Training, validation and test images of one data set.
+
+    Attributes:
+        name: the label that every figure carries.
+        source: where the images come from, in words.
+        classes: names, by label.
+        train, val, test: the splits.
+        mean, std: float32 [c], of the training split's pixels scaled to [0, 1].
+        fingerprint: hash of the images and the split; equal fingerprints mean comparable results.
+        skipped: files that were left out since they could not be read.
+    """
+
+    name: str
+    source: str
+    classes: list[str]
+    train: Split
+    val: Split
+    test: Split
+    mean: Tensor
+    std: Tensor
+    fingerprint: str
+    skipped: list[str] = dataclasses.field(default_factory=list)
+
+    def to(self, device: torch.device) -> "Dataset":
+        moved = {key: getattr(self, key).to(device) for key in ("train", "val", "test", "mean", "std")}
+        return dataclasses.replace(self, **moved)
+
+    def describe(self) -> dict[str, object]:
+        """What ``result.json`` says of the data."""
+        counts = {split: len(getattr(self, split)) for split in ("train", "val", "test")}
+        about = {"name": self.name, "source": self.source, "fingerprint": self.fingerprint}
+        return {**about, **counts, "skipped": len(self.skipped)}
+
+
+def assemble(
+    *,
+    name: str,
+    source: str,
+    classes: list[str],
+    train: Split,
+    test: Split,
+    fingerprint: str,
+    num_classes: int,
+    val_fraction: float,
+    max_images: int | None,
+) -> Dataset:
+    """Split the validation images off ``train`` and measure the pixels of what remains.
+
+    Args:
+        fingerprint: hash of the source's images and labels, before any split.
+        val_fraction: share of the training images of each class that becomes validation images.
+        max_images: keep about so many images of each split, spread evenly over the classes; ``None`` keeps all.
+
+    Raises:
+        Refused: the classes are not ``num_classes``, or a split would be empty.
+    """
+    if len(classes) != num_classes:
+        raise Refused(f"data.num_classes={num_classes}, but {name} has {len(classes)} classes")
+    kept, held_out = stratified_split(train.labels, fraction=val_fraction)
+    train, val = train.take(kept), train.take(held_out)
+    if max_images is not None:
+        train, val, test = (shrink(split, max_images) for split in (train, val, test))
+    if not (len(train) and len(val) and len(test)):
+        counts = f"{len(train)} training, {len(val)} validation and {len(test)} test images"
+        raise Refused(f"data.val_fraction={val_fraction}: {name} has too few images, {counts}; each needs some")
+    mean, std = pixel_statistics(train.images)
+    fingerprint = hashlib.sha256(
+        fingerprint.encode() + b"".join(split.indices.numpy().tobytes() for split in (train, val, test))
+    ).hexdigest()[:16]
+    return Dataset(name, source, list(classes), train, val, test, mean, std, fingerprint)
+
+
+def stratified_split(labels: Tensor, *, fraction: float) -> tuple[Tensor, Tensor]:
+    """Positions of ``labels`` [n] in two sorted parts; the second holds ``fraction`` of each class, rounded."""
+    generator = np.random.default_rng(SPLIT_SEED)
+    second = []
+    for label in labels.unique().tolist():
+        members = generator.permutation((labels == label).nonzero()[:, 0].numpy())
+        second.append(members[: round(len(members) * fraction)])
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    chosen[torch.from_numpy(np.concatenate(second))] = True
+    return (~chosen).nonzero()[:, 0], chosen.nonzero()[:, 0]
+
+
+def shrink(split: Split, most: int) -> Split:
+    if len(split) <= most:
+        return split
+    _, chosen = stratified_split(split.labels, fraction=most / len(split))
+    return split.take(chosen)
+
+
+def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel of uint8 images [n, c, h, w], as float32 [c] of pixels in [0, 1]."""
+    total = torch.zeros(images.shape[1], dtype=torch.float64)
+    squares = torch.zeros_like(total)
+    for part in images.split(1000):  # a whole data set as float64 would fill the memory
+        pixels = rearrange(part, "n c h w -> c (n h w)").double() / 255
+        total += pixels.sum(dim=1)
+        squares += pixels.square().sum(dim=1)
+    count = images.numel() / images.shape[1]
+    mean = total / count
+    std = (squares / count - mean.square()).clamp(min=1e-6).sqrt()  # constant channels must not divide by zero
+    return mean.float(), std.float()
+
+
+def hash_arrays(*arrays: Tensor) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(str(tuple(array.shape)).encode())
+        digest.update(array.contiguous().numpy().data)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""What a run leaves behind, how it is read back, and what a person sees of it while it trains."""

@@ -1,0 +1,100 @@
+"""A trained run, read back: its config on the device that is here, and its best weights ready to use."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from vit_cnn import config
+from vit_cnn.data.batches import normalise
+from vit_cnn.errors import Refused
+from vit_cnn.images.decode import decode, why_unreadable
+from vit_cnn.run import checkpoint
+
+
+def load_config(run_dir: Path, *, device: str) -> DictConfig:
+    """The config of a run, its trainer moved to ``device``; ``auto`` is where it was trained, or else the CPU.
+
+    Raises:
+        Refused: it is not a run folder, or there is no such device.
+    """
+    path = run_dir / ".hydra" / "config.yaml"
+    if not path.is_file():
+        raise Refused(f"run={run_dir} is not a run folder: it has no .hydra/config.yaml")
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig)
+    if device == "auto":
+        trained_on = torch.device(cfg.trainer.device).type
+        is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(trained_on, True)
+        device = cfg.trainer.device if is_here else "cpu"
+    if torch.device(device).type != torch.device(cfg.trainer.device).type:
+        cfg.trainer.precision = "fp32"
+    cfg.trainer.device = device
+    config.check_device(cfg)
+    return cfg
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedRun:
+    """A trained network and what it takes to use it.
+
+    Attributes:
+        model: in evaluation mode, with the best weights; float images [b, c, h, w] → logits [b, classes].
+        classes: names, by label.
+        image_size, num_channels, fit: how an image is brought to the network's size, as in ``conf/data/folder.yaml``.
+        mean, std: float32 [c], of the training images' pixels in [0, 1].
+    """
+
+    model: nn.Module
+    classes: list[str]
+    image_size: int
+    num_channels: int
+    fit: str
+    mean: Tensor
+    std: Tensor
+
+    def preprocess(self, images: list[str | Path | bytes]) -> Tensor:
+        """Image files (paths, or their bytes) of any common kind and size → normalised images [b, c, h, w].
+
+        Raises:
+            Refused: one cannot be read; it is named.
+        """
+        options: dict[str, Any] = {"image_size": self.image_size, "num_channels": self.num_channels, "fit": self.fit}
+        decoded = []
+        for image in images:
+            content = b""
+            try:
+                content = image if isinstance(image, bytes) else Path(image).read_bytes()
+                decoded.append(decode(content, **options))
+            except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
+                name = "the image" if isinstance(image, bytes) else image
+                raise Refused(why_unreadable(name, content, error)) from error
+        pixels = torch.from_numpy(np.stack(decoded)).to(self.mean.device)
+        return normalise(pixels, self.mean, self.std)
+
+
+def load_run(folder: str | Path, *, device: str = "cpu") -> TrainedRun:
+    """Load the best weights of a run folder; the images it was trained on are not needed.
+
+    Raises:
+        Refused: it is not a run folder, or it has no weights yet.
+    """
+    folder = Path(folder)
+    cfg = load_config(folder, device=device)
+    saved = checkpoint.load(folder / "best.pt")
+    model = instantiate(cfg.model)
+    checkpoint.load_weights(model, saved["model"], folder / "best.pt")
+    return TrainedRun(
+        model=model.eval().requires_grad_(False).to(device),
+        classes=saved["classes"],
+        image_size=cfg.data.image_size,
+        num_channels=cfg.data.num_channels,
+        fit=cfg.data.get("fit", "crop"),
+        mean=saved["mean"].to(device),
+        std=saved["std"].to(device),
+    )

@@ -1,0 +1,89 @@
+"""The end of a run: one pass of the best weights over clean images, the predictions, the result."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vit_cnn.data import Dataset
+from vit_cnn.errors import Stopped
+from vit_cnn.machine import device_name, git_state, peak_memory_bytes, precision_of, versions
+from vit_cnn.models.size import count
+from vit_cnn.run import checkpoint
+from vit_cnn.run.files import write_atomically, write_json
+from vit_cnn.run.media import Media
+from vit_cnn.run.stop import StopSignal
+from vit_cnn.run.wandb_run import WandbRun
+from vit_cnn.training.plan import Plan
+from vit_cnn.training.scoring import logits_of, score
+from vit_cnn.training.speed import Speed
+from vit_cnn.training.state import State
+
+
+def final_pass(
+    state: State, data: Dataset, autocast: torch.autocast, *, run_dir: Path, media: Media, stop: StopSignal
+) -> dict[str, float]:
+    """Score the best weights on every split and keep what they say; the test images are looked at here, nowhere else.
+
+    Writes ``predictions.npz``, and leaves the best weights in ``state.model``.
+
+    Raises:
+        Stopped: a stop was asked for meanwhile.
+    """
+    best = run_dir / "best.pt"
+    checkpoint.load_weights(state.model, checkpoint.load(best)["model"], best)
+    scores: dict[str, float] = {}
+    predictions: dict[str, Any] = {}
+    for name, split in {"train": data.train, "val": data.val, "test": data.test}.items():
+        logits = logits_of(state.model, split, data, autocast)
+        scores |= {f"{name}/{key}": value for key, value in score(logits, split.labels).items()}
+        if name == "val":
+            media.predictions(logits, step=state.progress.step)
+        if name != "train":
+            arrays = {"logits": logits, "labels": split.labels, "indices": split.indices}
+            predictions |= {f"{name}_{key}": array.cpu().numpy() for key, array in arrays.items()}
+        if stop.requested:
+            raise Stopped(f"Stopped before the end of the final evaluation. To go on: resume={run_dir}")
+    write_atomically(run_dir / "predictions.npz", lambda file: np.savez(file, **predictions))
+    return scores
+
+
+def write_result(
+    cfg: DictConfig,
+    run_dir: Path,
+    *,
+    state: State,
+    data: Dataset,
+    plan: Plan,
+    speed: Speed,
+    scores: dict[str, float],
+    wandb: WandbRun,
+) -> dict[str, Any]:
+    """Write ``result.json``, last of all files, since its presence means that the run has finished; returns it."""
+    progress, device = state.progress, torch.device(cfg.trainer.device)
+    result = {
+        "model": type(state.model).__name__,
+        "params": count(state.model),
+        "flops_per_image": speed.flops_per_image,
+        "epochs": progress.step / plan.steps_per_epoch,
+        "steps": progress.step,
+        "seed": cfg.seed,
+        **scores,
+        "best_epoch": progress.best_step / plan.steps_per_epoch,
+        "seconds_train": progress.seconds_train,
+        **speed.of(progress.step * cfg.recipe.batch_size, progress.seconds_train),
+        "peak_memory_bytes": peak_memory_bytes(device),
+        "device": device_name(device),
+        "precision": precision_of(cfg.trainer.precision),
+        "data": data.describe(),
+        "versions": versions(),
+        "git": git_state(),
+        "config": OmegaConf.to_container(cfg),
+        "wandb": {"id": wandb.id, "mode": wandb.mode},
+        "status": "finished",
+    }
+    wandb.summary(scores)
+    write_json(run_dir / "result.json", result)
+    return result

@@ -1,0 +1,222 @@
+"""THE training loop: one function, from config to ``result.json``, to be read from top to bottom.
+
+What differs from the textbook: the images live on the device as uint8 and are augmented there, a whole batch at a time;
+every random number is a function of seed, epoch and batch, so that a run that was stopped goes on to the same bits; and
+nothing in a step waits for the device, so that a step can be captured as one CUDA graph.
+
+Free of Hydra's globals: tests and notebooks call ``train(cfg, run_dir)`` as the command line does.
+"""
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from vit_cnn.console import console, share_console_with_logging
+from vit_cnn.data import Dataset
+from vit_cnn.data.batches import normalise, seeded, shuffled
+from vit_cnn.errors import Stopped
+from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, precision_of
+from vit_cnn.models.size import flops_per_image, size_table
+from vit_cnn.run import checkpoint
+from vit_cnn.run.display import RunDisplay, print_results
+from vit_cnn.run.files import read_json
+from vit_cnn.run.media import Media
+from vit_cnn.run.stop import StopSignal
+from vit_cnn.run.tracking import Tracker
+from vit_cnn.training.cuda_graph import Captured
+from vit_cnn.training.finish import final_pass, write_result
+from vit_cnn.training.optim import learning_rate, set_learning_rate
+from vit_cnn.training.plan import Plan, plan_run
+from vit_cnn.training.precision import autocast_for
+from vit_cnn.training.scoring import logits_of, score
+from vit_cnn.training.speed import Speed, peak_flops
+from vit_cnn.training.state import State, build_state, device_of
+from vit_cnn.training.step import means, training_batch, training_step
+
+log = logging.getLogger(__name__)
+
+SAVE_EVERY = 5.0  # seconds: where an epoch is shorter than that, not each of them is followed by a checkpoint
+
+
+def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    """Train as ``cfg`` says, or go on from ``run_dir/last.pt`` where there is one.
+
+    Args:
+        cfg: checked by ``config.check``.
+        run_dir: run folder; ``README.md`` lists its files.
+
+    Returns:
+        What ``result.json`` holds.
+
+    Raises:
+        Refused: the data or the checkpoint cannot be used; nothing was started.
+        Failed: the loss became infinite or nan, or the disk is full.
+        Stopped: Ctrl-C or SIGTERM; ``last.pt`` holds the state to go on from.
+    """
+    share_console_with_logging()
+    recipe, device = cfg.recipe, torch.device(cfg.trainer.device)
+    last = run_dir / "last.pt"
+
+    # Refuse: what can be wrong is found before there is a run.
+    saved = checkpoint.load(last) if last.exists() else None
+    data: Dataset = instantiate(cfg.data).to(device)
+    plan = plan_run(cfg, run_dir, data, saved)
+    if plan.is_done:
+        return tell_finished(run_dir)
+
+    # Build: the network, its optimiser, and the step that changes it.
+    if cfg.trainer.keep_freed_memory:
+        keep_freed_memory()
+    torch.backends.cudnn.benchmark = True  # sizes do not change: let cuDNN try which of its algorithms is quickest
+    state = build_state(cfg, saved, last)
+    progress = state.progress
+    autocast = autocast_for(device, precision_of(cfg.trainer.precision))
+    generator = torch.Generator(device)  # of the augmentation; seeded for each step
+    step = build_step(cfg, state, data, autocast, generator)
+
+    # Begin: from here on there is a run.
+    begin(cfg, run_dir, state.model, data, plan)
+    speed = Speed(flops_per_image(state.model, data.train.images[:1].float()), peak_flops(device, autocast))
+    display = RunDisplay(
+        total_steps=plan.last_step, steps_per_epoch=plan.steps_per_epoch, epochs=recipe.epochs, step=progress.step
+    )
+    tracker = Tracker(
+        cfg=cfg,
+        run_dir=run_dir,
+        display=display,
+        step=progress.step,
+        seconds=progress.seconds,
+        wandb_id=saved["wandb_id"] if saved else None,
+    )
+    media = Media(wandb=tracker.wandb, switches=cfg.wandb.media, data=data)
+    log_every = cfg.trainer.log_every or plan.steps_per_epoch
+    about = {"wandb_id": tracker.wandb.id, "fingerprint": data.fingerprint}
+
+    with tracker, StopSignal(run_dir) as stop:
+        if not saved:
+            state.save(last, **about)  # so that a kill at any moment leaves something to resume
+        if progress.step == 0:
+            media.inputs(first_batch(cfg, data, generator))
+
+        # Train, an epoch at a time.
+        while progress.step < plan.last_step:
+            epoch, first = divmod(progress.step, plan.steps_per_epoch)
+            state.model.train()
+            started = time.perf_counter() - progress.seconds_train
+            for batch, chosen in shuffled(
+                data.train, batch_size=recipe.batch_size, seed=cfg.seed, epoch=epoch, first=first
+            ):
+                lr = learning_rate(progress.step, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
+                set_learning_rate(state.optimizer, lr)
+                seeded(generator, cfg.seed, epoch, batch)
+                state.window.append(step(chosen))
+                progress.step += 1
+                display.step(progress.step)
+                if progress.step % log_every == 0:
+                    metrics = means(state.window, progress.step)
+                    progress.seconds_train = time.perf_counter() - started
+                    metrics |= {"lr": lr, **training_metrics(state, speed, recipe.batch_size)}
+                    tracker.log(progress.step, epoch=progress.step / plan.steps_per_epoch, **metrics)
+                    display.train_metrics(progress.step, metrics)
+                if stop.requested or progress.step == plan.last_step:
+                    break
+            means(state.window, progress.step)  # a loss that is not finite must not reach a checkpoint
+            progress.seconds_train = time.perf_counter() - started
+
+            if plan.ends_epoch(progress.step):
+                epochs_done, is_last = progress.step / plan.steps_per_epoch, progress.step == plan.last_step
+                val = score(logits_of(state.model, data.val, data, autocast), data.val.labels)
+                is_best = progress.is_best(val)
+                metrics = {"val/loss": val["loss"], "val/acc": val["acc"]}
+                tracker.log(progress.step, epoch=epochs_done, **metrics)
+                display.val_metrics(epochs_done, metrics, is_best=is_best)
+                media.inside(state.model, step=progress.step, epoch=epochs_done, is_last=is_last)
+                if is_best:
+                    progress.note_best(val)
+                    save_best(run_dir / "best.pt", state.model, data, step=progress.step)
+            if stop.requested or progress.step == plan.last_step or tracker.seconds - progress.seconds > SAVE_EVERY:
+                progress.seconds = tracker.seconds
+                state.save(last, **about)
+            if stop.requested:
+                raise Stopped(f"Stopped at step {progress.step} of {plan.last_step}. To go on: resume={run_dir}")
+
+        # End: the best weights on clean images, once.
+        scores = final_pass(state, data, autocast, run_dir=run_dir, media=media, stop=stop)
+        result = write_result(
+            cfg, run_dir, state=state, data=data, plan=plan, speed=speed, scores=scores, wandb=tracker.wandb
+        )
+    print_results([result])
+    return result
+
+
+def tell_finished(run_dir: Path) -> dict[str, Any]:
+    log.info("%s is finished; nothing to do. A larger recipe.epochs trains it further.", run_dir)
+    print_results([result := read_json(run_dir / "result.json")])
+    return result
+
+
+def build_step(
+    cfg: DictConfig, state: State, data: Dataset, autocast: torch.autocast, generator: torch.Generator
+) -> Callable[[Tensor], Tensor]:
+    """``training_step`` of this run, as a function of the positions of the images alone."""
+    step = functools.partial(
+        training_step,
+        state=state,
+        forward=torch.compile(state.model) if cfg.trainer.compile else state.model,
+        data=data,
+        recipe=cfg.recipe,
+        autocast=autocast,
+        generator=generator,
+    )
+    return Captured(step, generator=generator) if cfg.trainer.cuda_graph else step
+
+
+def begin(cfg: DictConfig, run_dir: Path, model: nn.Module, data: Dataset, plan: Plan) -> None:
+    """Write the config into the run folder, and say on the screen what is to be trained, on what, where."""
+    (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")
+    (run_dir / "result.json").unlink(missing_ok=True)  # its presence means that the run has finished
+    example = normalise(data.train.images[: cfg.recipe.batch_size], data.mean, data.std)
+    console.print(size_table(model, example, every_layer=cfg.layers))
+    counts = f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
+    log.info("%s: %s", data.name, counts)
+    if data.skipped:
+        (run_dir / "skipped.txt").write_text("\n".join(data.skipped) + "\n")
+        log.warning("%d files cannot be read and are left out: %s", len(data.skipped), run_dir / "skipped.txt")
+    device, precision = device_name(torch.device(cfg.trainer.device)), precision_of(cfg.trainer.precision)
+    network = f"{type(model).__name__} on {device}, {precision}"
+    log.info("%s; %d steps; run folder %s", network, plan.last_step, run_dir)
+
+
+def first_batch(cfg: DictConfig, data: Dataset, generator: torch.Generator) -> Tensor:
+    """The first images of the run as the network will see them; drawing them changes nothing that is drawn later."""
+    batch, chosen = next(shuffled(data.train, batch_size=cfg.recipe.batch_size, seed=cfg.seed, epoch=0, first=0))
+    seeded(generator, cfg.seed, 0, batch)
+    return training_batch(chosen, data=data, recipe=cfg.recipe.augment, generator=generator)[0]
+
+
+def training_metrics(state: State, speed: Speed, batch_size: int) -> dict[str, float]:
+    """Speed since the last line of metrics, memory and the norm of the weights; the window begins anew."""
+    progress = state.progress
+    images = (progress.step - progress.logged_step) * batch_size
+    metrics = speed.of(images, progress.seconds_train - progress.logged_seconds)
+    metrics["memory_bytes"] = peak_memory_bytes(device_of(state.model))
+    parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
+    metrics["param_norm"] = torch.nn.utils.get_total_norm(parameters).item()
+    progress.logged_step, progress.logged_seconds = progress.step, progress.seconds_train
+    state.window.clear()
+    return metrics
+
+
+def save_best(path: Path, model: nn.Module, data: Dataset, *, step: int) -> None:
+    """Write ``best.pt``: weights, and what it takes to use them without the images."""
+    about = {"step": step, "classes": data.classes, "fingerprint": data.fingerprint}
+    checkpoint.save(path, {"model": model.state_dict(), "mean": data.mean, "std": data.std, **about})

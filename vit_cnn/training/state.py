@@ -1,0 +1,121 @@
+"""All that changes while a run trains: how it begins, and what ``last.pt`` holds of it."""
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor, nn
+
+from vit_cnn.machine import precision_of
+from vit_cnn.run import checkpoint
+from vit_cnn.training.optim import build_optimizer
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: training steps done.
+        seconds: wall-clock seconds so far; the pause between a stop and its resume does not count.
+        seconds_train: of these, seconds in training steps.
+        best_step, best_acc, best_loss: the best epoch so far, by validation accuracy, and by loss where that is equal.
+        logged_step, logged_seconds: ``step`` and ``seconds_train`` when training metrics were last logged.
+    """
+
+    step: int = 0
+    seconds: float = 0.0
+    seconds_train: float = 0.0
+    best_step: int = 0
+    best_acc: float = -1.0
+    best_loss: float = math.inf
+    logged_step: int = 0
+    logged_seconds: float = 0.0
+
+    def is_best(self, val: dict[str, float]) -> bool:
+        """Whether validation accuracy ``acc`` and ``loss`` are better than ever before."""
+        return (val["acc"], -val["loss"]) > (self.best_acc, -self.best_loss)
+
+    def note_best(self, val: dict[str, float]) -> None:
+        self.best_step, self.best_acc, self.best_loss = self.step, val["acc"], val["loss"]
+
+
+@dataclasses.dataclass
+class State:
+    """What training changes; beside it, a checkpoint holds the state of PyTorch's random number generators.
+
+    Attributes:
+        model, optimizer, scaler: the network and what changes its weights.
+        window: loss, accuracy and gradient norm [3] of each step since the last line of metrics, on the device.
+        progress: how far the run has come.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    window: list[Tensor]
+    progress: Progress
+
+    def save(self, path: Path, **about: Any) -> None:
+        """Write ``last.pt``, with ``about`` the run as plain values beside the state."""
+        held = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "rng": rng_state(device_of(self.model)),
+            "window": torch.stack(self.window).cpu() if self.window else torch.empty(0),
+            "progress": dataclasses.asdict(self.progress),
+        }
+        checkpoint.save(path, held | about)
+
+
+def build_state(cfg: DictConfig, saved: dict[str, Any] | None, last: Path) -> State:
+    """A run's first state, from its seed; or, with what was ``saved`` in ``last``, the one to go on from.
+
+    Raises:
+        Refused: the checkpoint does not fit the network.
+    """
+    device = torch.device(cfg.trainer.device)
+    torch.manual_seed(cfg.seed)
+    layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
+    model = instantiate(cfg.model).to(device, memory_format=layout)
+    state = State(
+        model=model,
+        optimizer=build_optimizer(model, cfg.recipe.optimizer, saved and saved["optimizer"]),
+        scaler=torch.amp.GradScaler(device.type, enabled=precision_of(cfg.trainer.precision) == "fp16"),
+        window=[],
+        progress=progress_in(saved),
+    )
+    if saved:
+        checkpoint.load_weights(model, saved["model"], last)
+        state.scaler.load_state_dict(saved["scaler"])
+        state.window = list(saved["window"].to(device))
+        set_rng_state(saved["rng"], device)
+    return state
+
+
+def progress_in(saved: dict[str, Any] | None) -> Progress:
+    return Progress(**saved["progress"]) if saved else Progress()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def rng_state(device: torch.device) -> dict[str, Tensor]:
+    """State of PyTorch's global random number generators, which dropout draws from."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def set_rng_state(states: dict[str, Tensor], device: torch.device) -> None:
+    """Go on drawing where ``rng_state`` was taken; a generator of another kind of device keeps its seed."""
+    torch.set_rng_state(states["cpu"])
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)

@@ -1,0 +1,80 @@
+"""One training step, from the positions of its images to new weights: the same called, compiled or captured."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vit_cnn.config.schema import Augment, Recipe
+from vit_cnn.data import Dataset
+from vit_cnn.data.batches import normalise
+from vit_cnn.errors import Failed
+from vit_cnn.training.augment import augment
+from vit_cnn.training.state import State
+
+
+def training_step(
+    chosen: Tensor,
+    *,
+    state: State,
+    forward: Callable[[Tensor], Tensor],
+    data: Dataset,
+    recipe: Recipe,
+    autocast: torch.autocast,
+    generator: torch.Generator,
+) -> Tensor:
+    """Learn from the training images at the positions ``chosen`` [b]: loss, accuracy and gradient norm [3].
+
+    Args:
+        forward: ``state.model``, or what ``torch.compile`` made of it.
+        generator: of the augmentation, on the device.
+    """
+    images, labels = training_batch(chosen, data=data, recipe=recipe.augment, generator=generator)
+    with autocast:
+        logits = forward(images)
+        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+    state.optimizer.zero_grad()
+    state.scaler.scale(loss).backward()
+    state.scaler.unscale_(state.optimizer)
+    parameters = list(state.model.parameters())
+    grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if recipe.grad_clip is not None:
+        torch.nn.utils.clip_grads_with_norm_(parameters, recipe.grad_clip, grad_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    return measure(logits, labels, grad_norm)
+
+
+def training_batch(
+    chosen: Tensor, *, data: Dataset, recipe: Augment, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """The training images at the positions ``chosen`` [b] as the network sees them [b, c, h, w], and their labels."""
+    images = normalise(data.train.images[chosen], data.mean, data.std)
+    return augment(images, recipe, generator), data.train.labels[chosen]
+
+
+@torch.no_grad()
+def measure(logits: Tensor, labels: Tensor, grad_norm: Tensor) -> Tensor:
+    """Plain cross-entropy, accuracy and gradient norm as [3], on the device: reading them would wait for it."""
+    accuracy = (logits.argmax(dim=1) == labels).float().mean()
+    return torch.stack([F.cross_entropy(logits.float(), labels), accuracy, grad_norm.float()])
+
+
+def means(window: list[Tensor], step: int) -> dict[str, float]:
+    """Means over what ``measure`` gave for the steps of ``window``, the last of which is ``step``.
+
+    Raises:
+        Failed: a loss is infinite or nan; names its step.
+    """
+    if not window:
+        return {}
+    rows = torch.stack(window).cpu().double()
+    bad = (~rows[:, 0].isfinite()).nonzero()
+    if len(bad):
+        first = step - len(window) + 1 + int(bad[0])
+        raise Failed(
+            f"the loss is {rows[bad[0, 0], 0]:g} at step {first}; last.pt and best.pt hold the last good weights. "
+            "Try a lower recipe.optimizer.lr, a longer warm-up or recipe.grad_clip=1"
+        )
+    return dict(zip(("train/loss", "train/acc", "grad_norm"), rows.mean(dim=0).tolist(), strict=True))
