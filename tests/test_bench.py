@@ -113,7 +113,7 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
     monkeypatch.setattr(Bench, "images", lambda self: [{"images": 1}])
     monkeypatch.setattr(contests, "in_fresh_process", lambda loop, *arguments: 2.0)
     monkeypatch.setattr(contests, "command_seconds", lambda arguments, until=None: float(len(arguments)))
-    arguments = ["--out", "speed", "--rounds", "1", "--batch", "2", "trainer=cpu"]
+    arguments = ["--out", "speed", "--rounds", "1", "--batch", "2", *SMALL]
     code, printed = call(__main__.main, arguments, monkeypatch, capfd)
     assert code == 0, printed
     tables = {path.stem: list(csv.DictReader(open(path))) for path in Path("speed").glob("*.csv")}
@@ -130,7 +130,7 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
         assert sum(shares.values()) == pytest.approx(1, abs=0.02)
         assert shares[operator] > 0
     assert {float(row["ms"]) for row in tables["epoch"]} == {2000.0}
-    assert [float(row["seconds"]) for row in tables["start"]] == [2, 6]
+    assert [float(row["seconds"]) for row in tables["start"]] == [2, 5 + len(SMALL)]
     assert Path("speed/steps.png").stat().st_size > 1000
 
 
@@ -139,9 +139,11 @@ def test_a_command_is_timed_to_its_end_or_to_its_first_line(own_folder: None) ->
     run = Path("run")
     first = command_seconds(
         [
+            *SMALL,
             "data=digits",
+            "data.max_images=60",
+            "recipe.batch_size=10",
             "max_steps=1",
-            "trainer=cpu",
             "trainer.log_every=1",
             "wandb.mode=disabled",
             f"hydra.run.dir={run}",

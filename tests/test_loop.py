@@ -36,6 +36,14 @@ def assert_same_run(a: str, b: str) -> None:
         assert results[0][key] == results[1][key], key
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a run that nothing interrupted."""
+    folder = str(tmp_path_factory.mktemp("whole"))
+    run(folder)
+    return folder
+
+
 def test_the_files_of_a_run(own_folder: None) -> None:
     result = run("run")
     names = {path.name for path in Path("run").iterdir()}
@@ -76,8 +84,9 @@ def test_the_same_command_gives_the_same_bits() -> None:
 
 
 @pytest.mark.parametrize("step", [3, 5, 8, 10])  # within a window of metrics, at an epoch's end, later, at the very end
-def test_stopped_and_resumed_is_the_same_as_uninterrupted(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("whole")
+def test_stopped_and_resumed_is_the_same_as_uninterrupted(
+    step: int, whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, step)
         with pytest.raises(Stopped, match=f"Stopped at step {step} of 10. To go on: resume=parts"):
@@ -85,7 +94,7 @@ def test_stopped_and_resumed_is_the_same_as_uninterrupted(step: int, monkeypatch
     assert json.loads(Path("parts/status.json").read_text())["status"] == "stopped"
     assert not Path("parts/result.json").exists()
     run("parts")
-    assert_same_run("whole", "parts")
+    assert_same_run(whole, "parts")
 
 
 def test_killed_at_a_random_moment_and_resumed_is_the_same_as_uninterrupted(command: Command) -> None:
@@ -109,7 +118,9 @@ def test_killed_at_a_random_moment_and_resumed_is_the_same_as_uninterrupted(comm
     assert not Path("runs").exists()
 
 
-def test_a_second_interrupt_does_not_wait_for_the_step(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_second_interrupt_does_not_wait_for_the_step(
+    command: Command, whole: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, 7, times=2)
         code, printed = command(*TINY, "hydra.run.dir=parts")
@@ -117,8 +128,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(command: Command, monkeyp
     assert "To go on from the last checkpoint: resume=parts" in printed
     assert json.loads(Path("parts/status.json").read_text())["status"] == "stopped"
     assert command("resume=parts")[0] == 0
-    run("whole")
-    assert_same_run("whole", "parts")
+    assert_same_run(whole, "parts")
 
 
 def test_resume_by_command_changes_only_what_it_may(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:

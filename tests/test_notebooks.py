@@ -20,6 +20,8 @@ NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 def test_notebook_runs(path: Path, tmp_path: Path) -> None:
     shutil.copytree(FOLDER, tmp_path / "notebooks")
     notebook = nbformat.read(path, as_version=4)
+    for cell in notebook.cells:
+        cell.source = cell.source.replace("recipe.epochs=8", "recipe.epochs=2")  # what is learnt is not looked at here
     NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path / "notebooks"}}).execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     assert sum("image/png" in json.dumps(cell.outputs) for cell in code) >= 4

@@ -1,13 +1,15 @@
 """The README's commands work as they stand there; the long ones are shortened by overrides."""
 
-import os
+import importlib
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from helpers import TINY, composed
+from helpers import TINY, call, composed
+from hydra.core.global_hydra import GlobalHydra
 
 from vit_cnn.training.loop import train
 
@@ -30,15 +32,25 @@ def shortened(command: str) -> str:
 
 
 @pytest.mark.parametrize("block", BLOCKS, ids=[block[0] for block in BLOCKS])
-def test_commands(block: list[str], image_tree: Path, tmp_path: Path) -> None:
+def test_commands(
+    block: list[str],
+    image_tree: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """In this process, since each start of Python takes seconds; ``make demo`` in .ci/run starts the same modules."""
     image_tree.rename(tmp_path / "my_images")
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     for command in block:
         if command in BY_CI:
             assert re.search(rf"^{command}( |$)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
             continue
-        done = subprocess.run(shortened(command), shell=True, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+        _python, _m, module, *arguments = shlex.split(shortened(command))
+        is_package = (ROOT / module.replace(".", "/")).is_dir()
+        main = importlib.import_module(f"{module}.__main__" if is_package else module).main
+        GlobalHydra.instance().clear()
+        code, printed = call(main, arguments, monkeypatch, capfd)
+        assert code == 0, f"{command}\n{printed}"
 
 
 def test_python_runs(image_tree: Path, tmp_path: Path) -> None:

@@ -64,15 +64,22 @@ def test_confusion_matrix() -> None:
 # Runs
 
 
-@pytest.fixture
-def runs() -> Path:
-    """Two seeds of a small ViT and one of the CNN, finished."""
-    Path("runs").mkdir()
-    run("runs/vit3")
-    run("runs/vit4", "seed=4")
-    Path("runs/cnn").mkdir()
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seeds of a small ViT and one of the CNN, finished; for all tests of this file."""
+    folder = tmp_path_factory.mktemp("trained")
+    run(str(folder / "vit3"))
+    run(str(folder / "vit4"), "seed=4")
+    (folder / "cnn").mkdir()
     settings = [option for option in TINY if not option.startswith("model.")]
-    train(composed("model=cnn", *settings), Path("runs/cnn"))
+    train(composed("model=cnn", *settings), folder / "cnn")
+    return folder
+
+
+@pytest.fixture
+def runs(trained: Path, tmp_path: Path) -> Path:
+    """A copy of its own for a test, in ``runs``."""
+    shutil.copytree(trained, tmp_path / "runs")
     return Path("runs")
 
 

@@ -13,13 +13,20 @@ import pytest
 import yaml
 from helpers import TINY, call, metrics, stop_at, wandb_records, weights
 
-from vit_cnn import estimate
+from vit_cnn import estimate, sweep
+from vit_cnn.errors import Failed
 from vit_cnn.estimate import jobs_of
 
 Command = Callable[..., tuple[int, str]]
 
 SMALL = [option for option in TINY if not option.startswith("model.patch_size")]
 SWEEP = ["experiment=patch_dropout", *SMALL, "recipe=deck", "recipe.epochs=2", "recipe.batch_size=30"]
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what happens before it: drawing one takes seconds."""
+    monkeypatch.setattr(sweep, "write_report", lambda folders, sweep_dir: None)
 
 
 def folders() -> dict[str, Path]:
@@ -50,7 +57,7 @@ def test_a_sweep_goes_over_the_grid_and_then_skips_what_has_finished(command: Co
     assert {name for name in after if after[name] != before[name]} == {"16 0"}
 
 
-def test_a_failing_job_is_kept_with_its_traceback_and_the_others_go_on(command: Command) -> None:
+def test_a_failing_job_is_kept_with_its_traceback_and_the_others_go_on(command: Command, no_report: None) -> None:
     code, printed = command(*SWEEP, "model.patch_size=5,8", "model.dropout=0,2")
     assert code == 1
     assert "3 of 4 jobs failed" in printed
@@ -68,7 +75,7 @@ def test_a_failing_job_is_kept_with_its_traceback_and_the_others_go_on(command: 
     assert printed.count("skipped") == 1
 
 
-def test_another_config_in_the_same_folder_is_refused(command: Command) -> None:
+def test_another_config_in_the_same_folder_is_refused(command: Command, no_report: None) -> None:
     one = ["model.patch_size=8", "model.dropout=0", "hydra.sweep.subdir=job"]
     assert command(*SWEEP, *one)[0] == 0
     code, printed = command(*SWEEP, *one, "recipe.optimizer.lr=1")
@@ -77,7 +84,7 @@ def test_another_config_in_the_same_folder_is_refused(command: Command) -> None:
 
 
 def test_stopping_ends_the_sweep_and_the_same_command_goes_on(
-    command: Command, monkeypatch: pytest.MonkeyPatch
+    command: Command, no_report: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grid = ["model.patch_size=8,16", "model.dropout=0.1"]
     with monkeypatch.context() as patch:
@@ -94,10 +101,10 @@ def test_stopping_ends_the_sweep_and_the_same_command_goes_on(
     assert metrics(str(together)) == metrics(str(folders()["8 0.1"]))
 
 
-def test_after_sigkill_the_same_command_goes_on(command: Command) -> None:
+def test_after_sigkill_the_same_command_goes_on(command: Command, no_report: None) -> None:
     grid = ["model.patch_size=8,16", "model.dropout=0,0.1"]
-    sweep = [sys.executable, "-m", "vit_cnn.train", *SWEEP, *grid]
-    process = subprocess.Popen(sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    started = [sys.executable, "-m", "vit_cnn.train", *SWEEP, *grid]
+    process = subprocess.Popen(started, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while len(folders()) < 2:
         assert process.poll() is None
         time.sleep(0.005)
@@ -114,7 +121,27 @@ def test_after_sigkill_the_same_command_goes_on(command: Command) -> None:
         assert all(killed[name][key].equal(value) for key, value in weights(str(folder)).items()), name
 
 
-def test_each_job_is_a_wandb_run_of_its_own_in_one_group(command: Command) -> None:
+def test_the_end_is_told_from_what_jobs_left_behind(command: Command, no_report: None) -> None:
+    """As where jobs run in other processes, one of which was killed."""
+    assert command(*SWEEP, "model.patch_size=8,16", "model.dropout=0")[0] == 0
+    sweep_dir = Path("runs/sweeps/patch_dropout")
+    first, second = sweep.read_jobs(sweep_dir)
+    assert (first.outcome, second.outcome) == ("finished", "finished")
+    assert first.found.startswith("validation ")
+    note = next(iter(sorted((sweep_dir / sweep.NOTES).iterdir())))
+    note.write_text(json.dumps(json.loads(note.read_text()) | {"outcome": "broken off"}))
+    with pytest.raises(Failed, match="1 of 2 jobs failed"):
+        sweep.summarise(sweep_dir)
+
+
+def test_a_report_that_fails_is_not_taken_for_success(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweep, "write_report", lambda folders, sweep_dir: 1 / 0)
+    code, printed = command(*SWEEP, "model.patch_size=16", "model.dropout=0")
+    assert code == 1
+    assert "ZeroDivisionError" in printed
+
+
+def test_each_job_is_a_wandb_run_of_its_own_in_one_group(command: Command, no_report: None) -> None:
     code, _ = command(*SWEEP, "model.patch_size=8,16", "model.dropout=0", "wandb.mode=offline", "max_steps=1")
     assert code == 0
     runs = []
@@ -125,7 +152,7 @@ def test_each_job_is_a_wandb_run_of_its_own_in_one_group(command: Command) -> No
     assert {each["display_name"].split("-deck")[0] for each in runs} == {"vit-patch8-dropout0", "vit-patch16-dropout0"}
 
 
-def test_both_networks_are_paired_seed_by_seed(command: Command) -> None:
+def test_both_networks_are_paired_seed_by_seed(command: Command, no_report: None) -> None:
     small = [option for option in SMALL if not option.startswith(("model.", "seed"))]
     code, printed = command("experiment=vit_vs_cnn", *small, "max_steps=1", "seed=0,1", "data.max_images=60")
     assert code == 0, printed

@@ -38,7 +38,7 @@ class Contenders:
         self.device = torch.device(self.cfg.trainer.device)
         self.autocast = autocast_for(self.device, precision_of(self.cfg.trainer.precision))
         self.sizes = {key: value for key, value in self.cfg.model.items() if key != "_target_"}
-        self.peak = peak_flops(self.device, self.autocast)
+        self.peak = peak_flops(self.device, precision_of(self.cfg.trainer.precision))
         self.shape = {key: self.sizes[key] for key in ("image_size", "num_channels", "num_classes")}
 
     @property

@@ -78,13 +78,14 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     torch.backends.cudnn.benchmark = True  # sizes do not change: let cuDNN try which of its algorithms is quickest
     state = build_state(cfg, saved, last)
     progress = state.progress
-    autocast = autocast_for(device, precision_of(cfg.trainer.precision))
+    precision = precision_of(cfg.trainer.precision)
+    autocast = autocast_for(device, precision)
     generator = torch.Generator(device)  # of the augmentation; seeded for each step
     step = build_step(cfg, state, data, autocast, generator)
 
     # Begin: from here on there is a run.
     begin(cfg, run_dir, state.model, data, plan)
-    speed = Speed(flops_per_image(state.model, data.train.images[:1].float()), peak_flops(device, autocast))
+    speed = Speed(flops_per_image(state.model, data.train.images[:1].float()), peak_flops(device, precision))
     display = RunDisplay(
         total_steps=plan.last_step, steps_per_epoch=plan.steps_per_epoch, epochs=recipe.epochs, step=progress.step
     )
