@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TINY, composed, metrics, run, stop_at, weights
+from helpers import TINY, call, composed, metrics, run, stop_at, weights
 from omegaconf import OmegaConf
 
+from vit_cnn import compare, evaluate
 from vit_cnn.errors import Failed, Refused, Stopped
+from vit_cnn.run import checkpoint
 from vit_cnn.run.tracking import rewind
 from vit_cnn.training import loop, step
 from vit_cnn.training.loop import train
@@ -47,7 +49,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> str:
 def test_the_files_of_a_run(own_folder: None) -> None:
     result = run("run")
     names = {path.name for path in Path("run").iterdir()}
-    assert names == {".hydra", "metrics.jsonl", "predictions.npz", "result.json", "status.json", "last.pt", "best.pt"}
+    assert names == {".hydra", "metrics.jsonl", "predictions.npz", "result.json", "status.json", "last.pt", "best.pt",
+                     "test_looks.jsonl"}  # fmt: skip
     assert result == json.loads(Path("run/result.json").read_text())
     # fmt: off
     for key in ("model", "params", "flops_per_image", "epochs", "steps", "seed", "test/acc", "test/loss", "val/acc",
@@ -180,6 +183,100 @@ def test_a_checkpoint_that_does_not_fit_is_refused_with_the_difference() -> None
         run("run")
 
 
+def test_best_weights_and_what_is_said_of_them_are_of_one_piece(whole: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill can leave a ``best.pt`` of a later step than ``last.pt``: of a part that the resumed run does again."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, 8)
+        with pytest.raises(Stopped):
+            run("parts")
+    best = torch.load("parts/best.pt", weights_only=True)
+    later = {name: tensor + 1 if tensor.is_floating_point() else tensor for name, tensor in best["model"].items()}
+    torch.save(best | {"model": later, "step": 9}, "parts/best.pt")
+    run("parts", "recipe.optimizer.lr=1e-12")  # as where a replay is not bit-equal: what comes is no better
+    result = json.loads(Path("parts/result.json").read_text())
+    kept = torch.load("parts/best.pt", weights_only=True)
+    assert kept["step"] == 5 * result["best_epoch"]
+    lines = {line["step"]: line for line in metrics("parts") if "val/acc" in line}
+    assert result["val/loss"] == pytest.approx(lines[kept["step"]]["val/loss"], rel=1e-5)
+    assert not any(torch.equal(kept["model"][name], later[name]) for name in later if later[name].is_floating_point())
+
+
+def continuations(folder: str) -> list[dict[str, Any]]:
+    return json.loads((Path(folder) / "result.json").read_text())["continued"]
+
+
+def test_every_continuation_is_recorded_and_a_schedule_that_loses_its_shape_is_told(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cosine = "recipe.schedule.name=cosine"
+    run("run", cosine)
+    assert continuations("run") == []
+    run("run", cosine, "recipe.epochs=3", "trainer.log_every=1")
+    assert continuations("run") == [{
+        "step": 10, "changed": {"trainer.log_every": [2, 1], "recipe.epochs": [2, 3]},
+        "schedule": "planned for 2 epochs until step 10",
+    }]  # fmt: skip
+    assert "not what a straight run of 3 epochs would be" in caplog.text
+    caplog.clear()
+    run("constant", "recipe.schedule.name=constant")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 12)
+        with pytest.raises(Stopped):
+            run("constant", "recipe.schedule.name=constant", "recipe.epochs=3")
+    run("constant", "recipe.schedule.name=constant", "recipe.epochs=3")
+    parts = continuations("constant")
+    assert [(part["step"], part["changed"], part["schedule"]) for part in parts] == [
+        (10, {"recipe.epochs": [2, 3]}, ""), (12, {}, "")
+    ]  # fmt: skip
+    assert "straight run" not in caplog.text
+
+
+def test_looks_at_the_test_images_are_counted(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run("run")
+    assert "looked at once, at the end" in " ".join(capfd.readouterr().out.split())
+    assert call(evaluate.main, ["run=run", "split=val"], monkeypatch, capfd)[0] == 0
+    assert run("run", "recipe.epochs=3")["test_looks"] == 2
+    assert "looked at twice" in " ".join(capfd.readouterr().out.split())
+    assert call(evaluate.main, ["run=run", "split=test"], monkeypatch, capfd)[0] == 0
+    code, printed = call(compare.main, ["run"], monkeypatch, capfd)
+    assert code == 0
+    assert "looked at 3 times" in " ".join(printed.split())
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_an_update_that_explodes_reaches_no_file(
+    epochs: int, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss before the update is finite; after it, nothing is."""
+    rate = loop.learning_rate
+    last = 5 * epochs - 1
+    monkeypatch.setattr(loop, "learning_rate", lambda done, **o: float("inf") if done == last else rate(done, **o))
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0)
+    code, printed = command(*TINY, f"recipe.epochs={epochs}", "hydra.run.dir=run")
+    assert code == 1, printed
+    assert f"error: the validation loss is nan at step {5 * epochs}; last.pt and best.pt hold the last good" in printed
+    assert "Traceback" not in printed
+    assert all(tensor.isfinite().all() for tensor in weights("run").values())
+    assert not Path("run/result.json").exists()
+    assert Path("run/best.pt").exists() == (epochs == 2)
+    monkeypatch.setattr(loop, "learning_rate", lambda done, **_: float("inf"))
+    code, printed = command(*TINY, "max_steps=1", "hydra.run.dir=first")
+    assert code == 1
+    assert "validation loss is nan at step 1" in printed
+    assert "Traceback" not in printed
+
+
+def test_weights_that_are_not_finite_are_not_saved_in_the_middle_of_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    rate = loop.learning_rate
+    monkeypatch.setattr(loop, "learning_rate", lambda done, **o: float("inf") if done == 6 else rate(done, **o))
+    stop_at(monkeypatch, 7)
+    with pytest.raises(Failed, match="norm of the weights is nan at step 7"):
+        run("run")
+    assert all(tensor.isfinite().all() for tensor in weights("run").values())
+
+
 def test_max_steps_ends_a_run_early_and_whole() -> None:
     result = run("run", "max_steps=3")
     assert (result["steps"], result["epochs"], result["status"]) == (3, 0.6, "finished")
@@ -308,14 +405,14 @@ def test_metrics_may_be_written_once_an_epoch() -> None:
 
 def test_short_epochs_share_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     saved = []
-    save = loop.checkpoint.save
+    save = checkpoint.save
 
     def spy(path: Path, state: dict[str, Any]) -> None:
         if path.name == "last.pt":
             saved.append(state["progress"]["step"])
         save(path, state)
 
-    monkeypatch.setattr(loop.checkpoint, "save", spy)
+    monkeypatch.setattr(checkpoint, "save", spy)
     run("seldom", "recipe.epochs=3")
     monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     run("often", "recipe.epochs=3")

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import TINY, call, composed, run
+from omegaconf import OmegaConf
 
 from vit_cnn.errors import Refused
 from vit_cnn.report import __main__ as report
 from vit_cnn.report import curves, statistics
 from vit_cnn.report.build import build
-from vit_cnn.report.claims import check_claims
+from vit_cnn.report.claims import all_of_training, check_claims, gap
 from vit_cnn.report.groups import by_label, label_runs
 from vit_cnn.run.reading import Run, find_runs
 from vit_cnn.training.loop import train
@@ -54,6 +55,13 @@ def test_temperature_undoes_overconfidence() -> None:
     before = statistics.expected_calibration_error(statistics.probabilities_of(3 * logits), labels)
     after = statistics.expected_calibration_error(statistics.probabilities_of(3 * logits, 3.0), labels)
     assert after < before / 5
+
+
+def test_where_every_image_is_right_there_is_no_temperature() -> None:
+    logits = np.eye(4)[np.array([0, 1, 2, 3])]
+    assert statistics.fit_temperature(logits, np.array([0, 1, 2, 3])) is None
+    noise = np.random.default_rng(0).normal(size=(1000, 4))
+    assert statistics.fit_temperature(noise, np.zeros(1000, dtype=int)) is None  # and here the hotter the better
 
 
 def test_confusion_matrix() -> None:
@@ -97,17 +105,35 @@ def test_verdicts_can_come_out_either_way() -> None:
     cnn = [fake("CNN", 0, [0.6, 0.8, 0.88], **{"train/acc": 0.999, "val/acc": 0.88, "test/acc": 0.69})]
     fewer, training, val, test = check_claims(vit, cnn)
     assert [fewer.holds, training.holds, val.holds, test.holds] == [True, True, True, False]
+    assert "99.5 %" in training.rule
+    assert "every CNN is above every ViT" in test.rule
     assert "70% validation: ViT after 30 steps, CNN after 20" in fewer.found
     assert "here by 16.0 points" in val.found
     fewer, training, val, test = check_claims(cnn, vit)  # the names the wrong way round
     assert [fewer.holds, val.holds, test.holds] == [False, False, True]
 
 
+def test_seeds_that_overlap_leave_the_verdict_open() -> None:
+    vit = [fake("ViT", seed, [acc], **{"test/acc": acc}) for seed, acc in enumerate((0.70, 0.75))]
+    cnn = [fake("CNN", seed, [acc], **{"test/acc": acc}) for seed, acc in enumerate((0.74, 0.80))]
+    assert gap(vit, cnn, "test").holds is None
+    assert gap(vit, cnn[1:], "test").holds is True
+
+
+def test_all_of_training_is_about_the_clean_images_not_about_a_lucky_window() -> None:
+    """A window of one step can be all right by chance."""
+    runs = {kind: [fake(kind, 0, [0.7, 1.0, 0.8], **{"train/acc": 0.811})] for kind in ("ViT", "CNN")}
+    claim = all_of_training(runs["ViT"], runs["CNN"])
+    assert claim.holds is False
+    assert "81.10%" in claim.found
+
+
 def test_a_curve_is_the_mean_over_seeds_on_every_axis() -> None:
     drawn = curves.curve([fake("ViT", 0, [0.2, 0.4]), fake("ViT", 1, [0.4, 0.8, 0.9])], "val/acc", flops=100)
     assert drawn is not None
     np.testing.assert_allclose(drawn.mean, [0.3, 0.6, 0.9])  # the second run is further on
-    np.testing.assert_allclose(drawn.high - drawn.mean, [0.1, 0.2, 0])
+    # As in the tables, the deviation of a sample: n - 1.
+    np.testing.assert_allclose(drawn.high - drawn.mean, [np.std([0.2, 0.4], ddof=1), np.std([0.4, 0.8], ddof=1), 0])
     assert drawn.x["steps"].tolist() == [10, 20, 30]
     assert drawn.x["FLOPs"].tolist() == [30_000, 60_000, 90_000]
     assert curves.curve([fake("ViT", 0, [])], "val/acc", flops=1) is None
@@ -119,6 +145,57 @@ def test_labels_tell_settings_apart_but_not_seeds(runs: Path) -> None:
     labels = {each.folder.name: each.label for each in label_runs(find_runs([runs]))}
     assert labels == {"vit3": "ViT dropout=0.2", "vit4": "ViT dropout=0.2", "other": "ViT dropout=0.1", "cnn": "CNN"}
     assert len(by_label(label_runs(find_runs([runs])))["ViT dropout=0.2"]) == 2
+
+
+def change(folder: Path, **changes: Any) -> None:
+    """Change a run's result, and values of its config by their path."""
+    result = json.loads((folder / "result.json").read_text())
+    config = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    for key, value in changes.items():
+        if key in result:
+            result[key] = value
+        else:
+            OmegaConf.update(config, key, value)
+    (folder / "result.json").write_text(json.dumps(result))
+    OmegaConf.save(config, folder / ".hydra" / "config.yaml")
+
+
+@pytest.mark.parametrize("changes", [
+    {"device": "another processor, 8 threads"}, {"trainer.precision": "bf16"},
+    {"continued": [{"step": 4, "schedule": "extended from 4 epochs"}]},
+])  # fmt: skip
+def test_what_can_change_a_figure_is_in_the_label(runs: Path, changes: dict[str, Any]) -> None:
+    change(runs / "vit4", **changes)
+    assert len({each.label for each in label_runs(find_runs([runs])) if each.model == "ViT"}) == 2
+
+
+def test_equal_seeds_of_equal_settings_are_one_observation(runs: Path) -> None:
+    for name in ("vit3", "cnn"):
+        shutil.copytree(runs / name, runs / f"{name} again")
+    change(runs / "vit3 again", **{"trainer.log_every": 7})
+    text = build(find_runs([runs]), Path("out"), look_inside=False).read_text()
+    rows = {row[""]: row for row in csv.DictReader(open("out/results.csv"))}
+    assert (rows["ViT"]["seeds"], rows["CNN"]["seeds"]) == ("2", "1")
+    assert "±" not in rows["CNN"]["test"]
+    assert len(list(csv.DictReader(open("out/mcnemar.csv")))) == 1
+    assert "runs/vit3 again repeats seed 3 of runs/vit3 and is not counted." in text
+    assert len(list(csv.DictReader(open("out/runs.csv")))) == 5
+
+
+def test_the_deck_stands_beside_cifar10_only(runs: Path) -> None:
+    build(find_runs([runs]), Path("out"), look_inside=False)
+    columns = next(csv.DictReader(open("out/results.csv")))
+    assert not [column for column in columns if "deck" in column]
+    assert {"seeds", "ECE", "PFLOP", "device", "precision"} <= columns.keys()
+    for name in ("vit3", "vit4", "cnn"):
+        data = json.loads((runs / name / "result.json").read_text())["data"]
+        change(runs / name, data=data | {"name": "CIFAR-10 (lossless)"})
+        change(runs / name, **{"data.name": "CIFAR-10 (lossless)"})
+    build(find_runs([runs]), Path("out"), look_inside=False)
+    rows = {row[""]: row for row in csv.DictReader(open("out/results.csv"))}
+    assert rows["ViT"]["deck: test"] == "77%"
+    assert rows["CNN"]["deck: test loss"] == "0.86"
+    assert {row["observation"] for row in csv.DictReader(open("out/observations.csv"))}
 
 
 # The page
@@ -146,7 +223,6 @@ def test_the_report(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     accuracies = [json.loads((runs / name / "result.json").read_text())["test/acc"] for name in ("vit3", "vit4")]
     expected = f"{np.mean(accuracies):.2%} ± {np.std(accuracies, ddof=1):.2%}".rstrip("%")
     assert rows["ViT"]["test"] == expected
-    assert rows["ViT"]["deck: test"] == "77%"
     assert (rows["ViT"]["seeds"], rows["CNN"]["seeds"]) == ("2", "1")
     assert html.escape("Digits") in text
 
@@ -187,6 +263,10 @@ def test_a_sweep_gets_heat_maps() -> None:
             run(f"p{patch}d{dropout}", f"model.patch_size={patch}", f"model.dropout={dropout}", "max_steps=2")
     build(find_runs(list(Path().glob("p*d*"))), Path("out"), look_inside=False)
     assert (Path("out") / "sweep.png").stat().st_size > 5000
+    run("third", "model.patch_size=8", "model.dropout=0", "recipe.optimizer.lr=1e-4", "max_steps=2")
+    text = build(find_runs([*Path().glob("p*d*"), Path("third")]), Path("three"), look_inside=False).read_text()
+    assert "these runs differ in model.patch_size, model.dropout, recipe.optimizer.lr" in text
+    assert not (Path("three") / "sweep.png").exists()
 
 
 def test_refusals(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

@@ -20,6 +20,7 @@ from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.machine import precision_of
 from vit_cnn.run import checkpoint
 from vit_cnn.run.files import read_json
+from vit_cnn.run.looks import note_look
 from vit_cnn.run.trained import load_config
 from vit_cnn.training.precision import autocast_for
 from vit_cnn.training.scoring import logits_of, score
@@ -48,6 +49,8 @@ def main() -> None:
     model = instantiate(cfg.model).to(device)
     checkpoint.load_weights(model, weights["model"], run_dir / "best.pt")
 
+    if command.split == "test":
+        note_look(run_dir, by="evaluate")
     split: Split = getattr(data, command.split)
     autocast = autocast_for(device, precision_of(cfg.trainer.precision))
     measured = score(logits_of(model, split, data, autocast), split.labels)

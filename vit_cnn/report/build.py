@@ -16,18 +16,17 @@ from vit_cnn.data import Dataset
 from vit_cnn.errors import Refused, one_line
 from vit_cnn.models.size import flops_per_image, layers_of
 from vit_cnn.report import curves, figures, inside
-from vit_cnn.report.claims import DECK, check_claims
-from vit_cnn.report.groups import by_label, check_same_data, label_runs, mean_and_std
+from vit_cnn.report.claims import check_claims
+from vit_cnn.report.groups import by_label, check_same_data, label_runs, once_per_seed, settings_of, swept
 from vit_cnn.report.page import Page
+from vit_cnn.report.results import Predictions, add_mcnemar, add_results, add_runs, right
 from vit_cnn.report.statistics import (
     brier_score,
     cross_entropy,
     expected_calibration_error,
     fit_temperature,
-    mcnemar,
     probabilities_of,
 )
-from vit_cnn.run.display import duration
 from vit_cnn.run.pictures import enlarge, from_unit, tile
 from vit_cnn.run.reading import Run
 from vit_cnn.run.trained import TrainedRun, load_run
@@ -48,10 +47,11 @@ def build(runs: list[Run], folder: Path, *, look_inside: bool = True) -> Path:
         Refused: the runs cannot be compared; nothing is written.
     """
     check_same_data(runs)
-    runs = label_runs(runs)
+    everything = label_runs(runs)
+    runs, repeats = once_per_seed(everything)
     finished = [run for run in runs if run.result]
     best = best_groups(finished)
-    predictions = {label: [run.predictions() for run in group] for label, group in best.items()}
+    predictions = {label: [run.predictions() for run in group] for label, group in by_label(finished).items()}
     data_name = runs[0].config["data"]["name"]
     page = Page(
         folder=folder,
@@ -60,16 +60,17 @@ def build(runs: list[Run], folder: Path, *, look_inside: bool = True) -> Path:
     )
     data = images_of(runs[0]) if look_inside else None
 
-    add_results(page, runs, best, predictions)
+    add_results(page, runs, predictions)
+    add_mcnemar(page, best, predictions)
+    add_runs(page, everything, repeats)
     add_curves(page, runs)
     if "ViT" in {group[0].model for group in best.values()} and "CNN" in {group[0].model for group in best.values()}:
         add_claims(page, best)
-    if swept := figures.sweep_maps(finished):
-        page.section("Sweep", f"The ViT over {swept[0]} and {swept[1]}, mean over seeds.")
-        page.picture("sweep", swept[2], "Validation accuracy, training time and parameters.")
+    add_sweep(page, [run for run in finished if run.model == "ViT"])
     if best:
-        add_errors(page, best, predictions, data)
-        add_calibration(page, predictions)
+        of_best = {label: predictions[label] for label in best}
+        add_errors(page, of_best, data)
+        add_calibration(page, of_best)
     add_data(page, runs, data)
     if data:
         add_inside(page, best, data)
@@ -107,77 +108,6 @@ def images_of(run: Run) -> Dataset | None:
     return data
 
 
-def add_results(
-    page: Page, runs: list[Run], best: dict[str, list[Run]], predictions: dict[str, list[dict[str, Array]]]
-) -> None:
-    page.section(
-        "Results",
-        "Weights of the best epoch by validation accuracy, on clean images; losses are plain cross-entropy. "
-        "Mean ± standard deviation over the seeds. The deck's figures are for CIFAR-10, 180 epochs.",
-    )
-    rows = []
-    for label, group in by_label([run for run in runs if run.result]).items():
-        results = [run.result for run in group if run.result]
-        deck = DECK.get(group[0].model, {})
-
-        def figure(key: str, form: str, results: list[dict[str, Any]] = results) -> str:
-            mean, std = mean_and_std([result[key] for result in results])
-            return form.format(mean) + (f" ± {form.format(std).rstrip('%')}" if std is not None else "")
-
-        rows.append(
-            [
-                label,
-                *(figure(key, "{:.2%}") for key in ("train/acc", "val/acc", "test/acc")),
-                f"{deck['test/acc']:.0%}" if deck else "–",
-                figure("test/loss", "{:.3f}"),
-                f"{deck['test/loss']:.2f}" if deck else "–",
-                str(len(results)),
-                ", ".join(sorted({f"{result['epochs']:g}" for result in results})),
-                duration(float(np.mean([result["seconds_train"] for result in results]))),
-                f"{np.mean([result['images_per_second'] for result in results]):,.0f}",
-            ]
-        )
-    headings = ["", "train", "validation", "test", "deck: test", "test loss", "deck: loss", "seeds", "epochs"]
-    about = [f"{run.result['data']['name']}, {run.result['device']}" for run in runs if run.result]
-    caption = f"{'; '.join(sorted(set(about)))}."
-    page.table("results", [*headings, "training time", "images/s"], rows, caption)
-    add_mcnemar(page, best, predictions)
-
-    page.heading("The runs")
-    rows = [
-        [
-            str(run.folder),
-            run.label,
-            str(run.seed),
-            run.status,
-            run.message or "–",
-            f"{run.rows[-1]['epoch']:g}" if run.rows else "0",
-        ]
-        for run in runs
-    ]
-    page.table("runs", ["folder", "network", "seed", "status", "message", "epochs"], rows)
-
-
-def add_mcnemar(page: Page, best: dict[str, list[Run]], predictions: dict[str, list[dict[str, Array]]]) -> None:
-    if len(best) != 2:
-        return
-    page.heading("Do the two err on the same images?")
-    first, second = best
-    rows = []
-    for run_a, a in zip(best[first], predictions[first], strict=True):
-        for run_b, b in zip(best[second], predictions[second], strict=True):
-            if run_a.seed == run_b.seed:
-                only_a, only_b, p = mcnemar(right(a), right(b))
-                rows.append([str(run_a.seed), f"{only_a:,}", f"{only_b:,}", "< 0.0001" if p < 1e-4 else f"{p:.4f}"])
-    headings = ["seed", f"only {first} right", f"only {second} right", "p"]
-    page.table("mcnemar", headings, rows, "Exact McNemar test on the test images, seed by seed.")
-
-
-def right(arrays: dict[str, Array], split: str = "test") -> Array:
-    found: Array = arrays[f"{split}_logits"].argmax(axis=1) == arrays[f"{split}_labels"]
-    return found
-
-
 def add_curves(page: Page, runs: list[Run]) -> None:
     flops = {}
     for label, group in by_label(runs).items():
@@ -207,16 +137,27 @@ def add_claims(page: Page, best: dict[str, list[Run]]) -> None:
     by_model = {group[0].model: group for group in best.values()}
     verdicts = {True: "yes", False: "no", None: "cannot tell"}
     rows = [
-        [claim.observation, verdicts[claim.holds], claim.found]
+        [claim.observation, verdicts[claim.holds], claim.found, claim.rule]
         for claim in check_claims(by_model["ViT"], by_model["CNN"])
     ]
-    page.table("observations", ["observation", "here too?", "found"], rows)
+    page.table("observations", ["observation", "here too?", "found", "rule of the verdict"], rows)
 
 
-def add_errors(
-    page: Page, best: dict[str, list[Run]], predictions: dict[str, list[dict[str, Array]]], data: Dataset | None
-) -> None:
-    page.section("Errors", f"Test images, best setting of each network: {', '.join(best)}.")
+def add_sweep(page: Page, runs: list[Run]) -> None:
+    """Heat maps, where the ViT's runs differ in two numbers."""
+    names = swept(runs)
+    numbers = [name for name in names if all(isinstance(settings_of(run)[name], (int, float)) for run in runs)]
+    if len(names) < 2:
+        return
+    if len(names) > 2 or numbers != names:
+        page.section("Sweep", f"No heat map: it needs two swept numbers, but these runs differ in {', '.join(names)}.")
+        return
+    page.section("Sweep", f"The ViT over {names[0]} and {names[1]}, mean over seeds.")
+    page.picture("sweep", figures.sweep_maps(runs, *names), "Validation accuracy, training time and parameters.")
+
+
+def add_errors(page: Page, predictions: Predictions, data: Dataset | None) -> None:
+    page.section("Errors", f"Test images, best setting of each network: {', '.join(predictions)}.")
     first = next(iter(predictions.values()))[0]
     labels = first["test_labels"]
     names = data.classes if data else [str(label) for label in range(first["test_logits"].shape[1])]
@@ -242,24 +183,30 @@ def add_errors(
                 page.picture(f"only_{winner.split()[0].lower()}", tile(images, columns=12), caption, enlarged=2)
 
 
-def add_calibration(page: Page, predictions: dict[str, list[dict[str, Array]]]) -> None:
+def add_calibration(page: Page, predictions: Predictions) -> None:
     page.section(
         "Calibration",
-        "Is 80 % sure right in 80 % of cases? Temperature scaling divides the logits by a number fitted on validation.",
+        "Is 80 % sure right in 80 % of cases? Temperature scaling divides the logits by a number fitted on validation; "
+        "none is given where a seed gets every validation image right, since then the colder the better without end.",
     )
     rows = []
     for label, group in predictions.items():
-        for before in (True, False):
+        fitted = [fit_temperature(arrays["val_logits"], arrays["val_labels"]) for arrays in group]
+        as_trained: list[float | None] = [1.0] * len(group)
+        for kind, temperatures in {"as trained": as_trained, "scaled": fitted}.items():
             found = []
-            for arrays in group:
-                t = 1.0 if before else fit_temperature(arrays["val_logits"], arrays["val_labels"])
+            for arrays, t in zip(group, temperatures, strict=True):
+                if t is None:
+                    continue
                 probabilities, labels = probabilities_of(arrays["test_logits"], t), arrays["test_labels"]
                 loss = cross_entropy(arrays["test_logits"] / t, labels)
                 found.append(
                     [t, expected_calibration_error(probabilities, labels), brier_score(probabilities, labels), loss]
                 )
+            if len(found) < len(group):
+                rows.append([f"{label}, {kind}", *["–"] * 4])
+                continue
             t, ece, brier, loss = np.mean(found, axis=0)
-            kind = "as trained" if before else "scaled"
             rows.append([f"{label}, {kind}", f"{t:.2f}", f"{ece:.2%}", f"{brier:.4f}", f"{loss:.4f}"])
     page.table(
         "calibration", ["", "temperature", "ECE, 15 bins", "Brier score", "test loss"], rows, "Mean over the seeds."

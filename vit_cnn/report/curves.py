@@ -61,7 +61,9 @@ def curve(runs: list[Run], key: str, flops: int) -> Curve | None:
     values = np.array([[rows[step][key] if step in rows else np.nan for step in steps] for rows in series])
     epochs = np.array([next(rows[step]["epoch"] for rows in series if step in rows) for step in steps])
     seconds = np.array([np.mean([rows[step]["seconds"] for rows in series if step in rows]) for step in steps])
-    mean, spread = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+    mean, count = np.nanmean(values, axis=0), np.sum(~np.isnan(values), axis=0)
+    # The sample's deviation, as in the tables; a step that one run alone has reached has none.
+    spread = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(count - 1, 1))
     x = {"epochs": epochs, "steps": np.array(steps), "seconds": seconds}
     x["FLOPs"] = x["steps"] * 3.0 * flops * runs[0].config["recipe"]["batch_size"]
     return Curve(
@@ -161,7 +163,7 @@ def static(curves: dict[str, dict[str, Curve]], axis: str) -> Figure:
         axes.grid(alpha=0.3)
         if position > 2:
             axes.set_xlabel(AXES[axis])
-        if position == 1:
+        if position == 1 and panel:
             axes.legend(fontsize=8)
     return figure
 

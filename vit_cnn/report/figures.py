@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from vit_cnn.report.curves import PALETTE
-from vit_cnn.report.groups import by_label, flat
+from vit_cnn.report.groups import by_label, settings_of
 from vit_cnn.report.statistics import BINS, confusion_matrix, fit_temperature, probabilities_of, reliability
 from vit_cnn.run.reading import Run
 
@@ -60,8 +60,9 @@ def calibration(logits: dict[str, dict[str, Array]]) -> Figure:
     """Reliability diagrams on test, before and after temperature scaling on validation, a row for each label."""
     figure = Figure(figsize=(8, 3.4 * len(logits)), layout="constrained")
     for row, (label, arrays) in enumerate(logits.items()):
-        temperature = fit_temperature(arrays["val_logits"], arrays["val_labels"])
-        titles = {1.0: f"{label}, as trained", temperature: f"{label}, divided by T = {temperature:.2f}"}
+        titles = {1.0: f"{label}, as trained"}
+        if (temperature := fit_temperature(arrays["val_logits"], arrays["val_labels"])) is not None:
+            titles[temperature] = f"{label}, divided by T = {temperature:.2f}"
         for column, (divided_by, title) in enumerate(titles.items()):
             probabilities = probabilities_of(arrays["test_logits"], divided_by)
             accuracy, confidence, count = reliability(probabilities, arrays["test_labels"])
@@ -80,18 +81,10 @@ def calibration(logits: dict[str, dict[str, Array]]) -> Figure:
     return figure
 
 
-def sweep_maps(runs: list[Run]) -> tuple[str, str, Figure] | None:
-    """Heat maps over the two settings in which the ViT's runs differ: validation accuracy, training time, parameters.
-
-    ``None`` where they do not differ in exactly two numbers. Returns the names of the two, and the figure.
-    """
-    finished = [run for run in runs if run.result and run.model == "ViT"]
-    values = [{key: value for key, value in flat(run.config["model"]).items()} for run in finished]
-    axes_names = [key for key in (values[0] if values else {}) if len({str(each[key]) for each in values}) > 1]
-    if len(axes_names) != 2:
-        return None
-    vertical, horizontal = axes_names
-    rows, columns = (sorted({each[name] for each in values}) for name in axes_names)
+def sweep_maps(runs: list[Run], vertical: str, horizontal: str) -> Figure:
+    """Heat maps over two settings: validation accuracy, training time, parameters; means over seeds."""
+    values = [settings_of(run) for run in runs]
+    rows, columns = (sorted({each[name] for each in values}) for name in (vertical, horizontal))
     quantities = {
         "validation accuracy": (lambda result: result["val/acc"], "{:.1%}"),
         "training time": (lambda result: result["seconds_train"] / 60, "{:.1f} min"),
@@ -100,18 +93,19 @@ def sweep_maps(runs: list[Run]) -> tuple[str, str, Figure] | None:
     figure = Figure(figsize=(4 * len(quantities), 1.6 + 0.8 * len(rows)), layout="constrained")
     for position, (title, (read, form)) in enumerate(quantities.items(), start=1):
         cells = np.full((len(rows), len(columns)), np.nan)
-        for group in by_label(finished).values():
-            place = rows.index(group[0].config["model"][vertical]), columns.index(group[0].config["model"][horizontal])
+        for group in by_label(runs).values():
+            settings = settings_of(group[0])
+            place = rows.index(settings[vertical]), columns.index(settings[horizontal])
             cells[place] = np.mean([read(run.result) for run in group])
         axes = figure.add_subplot(1, len(quantities), position)
         axes.imshow(cells, cmap="viridis", aspect="auto")
         axes.set_title(title, fontsize=10)
         axes.set_xticks(range(len(columns)), columns)
         axes.set_yticks(range(len(rows)), rows)
-        axes.set_xlabel(horizontal)
-        axes.set_ylabel(vertical)
+        axes.set_xlabel(horizontal.rsplit(".", maxsplit=1)[-1])
+        axes.set_ylabel(vertical.rsplit(".", maxsplit=1)[-1])
         for row, column in np.ndindex(cells.shape):
             text = "–" if np.isnan(cells[row, column]) else form.format(cells[row, column])
             box = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}
             axes.text(column, row, text, ha="center", va="center", fontsize=9, bbox=box)
-    return vertical, horizontal, figure
+    return figure

@@ -1,7 +1,6 @@
 """Which runs belong together: those that differ in nothing but the seed; and which cannot be compared at all."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,20 +8,53 @@ import numpy as np
 from vit_cnn.errors import Refused
 from vit_cnn.run.reading import Run
 
+# What may differ between runs that are seeds of one another: it changes no figure.
+HARMLESS = (
+    "seed", "name", "resume", "wandb", "data", "experiment", "layers",
+    "trainer.log_every", "trainer.keep_freed_memory", "trainer.device",
+)  # fmt: skip
+
 
 def label_runs(runs: list[Run]) -> list[Run]:
-    """Give each run a label of its model, and of the settings in which the runs of that model differ."""
+    """Give each run a label of its model, and of the settings and machines in which the runs of that model differ."""
     labelled = []
     for run in runs:
-        alike = [flat(other.config) for other in runs if other.model == run.model]
-        mine = flat(run.config)
-        ignored = ("seed", "name", "resume", "wandb", "trainer", "data", "experiment", "layers")
-        different = [
-            key for key in mine if not key.startswith(ignored) and any(other.get(key) != mine[key] for other in alike)
-        ]
+        alike = [settings_of(other) for other in runs if other.model == run.model]
+        mine = settings_of(run)
+        different = [key for key in mine if any(key in other and other[key] != mine[key] for other in alike)]
         words = [run.model, *(f"{key.rsplit('.', maxsplit=1)[-1]}={mine[key]}" for key in sorted(different))]
         labelled.append(dataclasses.replace(run, label=" ".join(words)))
     return sorted(labelled, key=lambda run: (run.model != "ViT", run.label, run.seed))
+
+
+def settings_of(run: Run) -> dict[str, Any]:
+    """What can change a run's figures: its config, the machine (known once it has finished) and how it went on."""
+    found = {key: value for key, value in flat(run.config).items() if not key.startswith(HARMLESS)}
+    if run.result:
+        found["device"] = run.result["device"]
+        found["continued"] = run.continued
+    return found
+
+
+def once_per_seed(runs: list[Run]) -> tuple[list[Run], list[tuple[Run, Run]]]:
+    """Runs that count: equal seeds of equal settings are one observation, however often they were run.
+
+    Returns:
+        The runs that count, a finished one before one that is not; and those that repeat one, with the one.
+    """
+    counted: dict[tuple[str, int], Run] = {}
+    for run in sorted(runs, key=lambda run: run.result is None):
+        counted.setdefault((run.label, run.seed), run)
+    kept = [run for run in runs if counted[run.label, run.seed] is run]
+    repeats = [(run, counted[run.label, run.seed]) for run in runs if counted[run.label, run.seed] is not run]
+    return kept, repeats
+
+
+def swept(runs: list[Run]) -> list[str]:
+    """The settings in which runs differ, seeds aside."""
+    settings = [settings_of(run) for run in runs]
+    names = settings[0] if settings else {}
+    return [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -73,7 +105,3 @@ def by_label(runs: list[Run]) -> dict[str, list[Run]]:
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; ``None`` for a single value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
-
-
-def per_seed(runs: list[Run], figure: Callable[[Run], float]) -> tuple[float, float | None]:
-    return mean_and_std([figure(run) for run in runs])

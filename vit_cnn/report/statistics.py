@@ -61,13 +61,15 @@ def cross_entropy(logits: Array, labels: Array) -> float:
     return float(-log_softmax(logits, axis=1)[np.arange(len(labels)), labels].mean())
 
 
-def fit_temperature(logits: Array, labels: Array) -> float:
-    """The temperature, from 0.05 to 20, by which to divide logits [n, k] for the least cross-entropy (Guo et al.)."""
+def fit_temperature(logits: Array, labels: Array) -> float | None:
+    """The temperature by which to divide logits [n, k] for the least cross-entropy (Guo et al.).
+
+    ``None`` where there is none from 0.05 to 20: where every image is right, the colder the better without end.
+    """
     logits = logits.astype(np.float64)
-    best = minimize_scalar(
-        lambda log_t: cross_entropy(logits / np.exp(log_t), labels), bounds=np.log([0.05, 20]), method="bounded"
-    )
-    return float(np.exp(best.x))
+    bounds = np.log([0.05, 20])
+    best = minimize_scalar(lambda log_t: cross_entropy(logits / np.exp(log_t), labels), bounds=bounds, method="bounded")
+    return float(np.exp(best.x)) if np.abs(best.x - bounds).min() > 0.01 else None
 
 
 def probabilities_of(logits: Array, temperature: float = 1.0) -> Array:

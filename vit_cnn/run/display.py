@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vit_cnn.console import console
+from vit_cnn.run.looks import looks_in_words
 
 log = logging.getLogger(__name__)
 
@@ -103,7 +104,8 @@ def print_results(results: list[dict[str, Any]]) -> None:
     for name, cells in rows.items():
         table.add_row(name, *cells, end_section=name in ("epochs", "test accuracy", "test loss"))
     console.print(table)
-    console.print("Weights of the best epoch by validation accuracy; the test images were looked at once, at the end.")
+    looks = "; ".join(dict.fromkeys(looks_in_words(result.get("test_looks")) for result in results))
+    console.print(f"Weights of the best epoch by validation accuracy; {looks}.")
 
 
 def duration(seconds: float) -> str:

@@ -48,6 +48,12 @@ class Run:
         seed: int = self.config["seed"]
         return seed
 
+    @property
+    def continued(self) -> str:
+        """How a finished run went on under another schedule, in words; empty for a straight one."""
+        parts = self.result.get("continued", []) if self.result else []
+        return ", ".join(part["schedule"] for part in parts if part["schedule"])
+
     def series(self, key: str) -> list[Row]:
         """The lines that hold ``key``."""
         return [row for row in self.rows if row.get(key) is not None]

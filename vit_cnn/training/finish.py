@@ -11,8 +11,8 @@ from vit_cnn.data import Dataset
 from vit_cnn.errors import Stopped
 from vit_cnn.machine import device_name, git_state, peak_memory_bytes, precision_of, versions
 from vit_cnn.models.size import count
-from vit_cnn.run import checkpoint
 from vit_cnn.run.files import write_atomically, write_json
+from vit_cnn.run.looks import count_looks, note_look
 from vit_cnn.run.media import Media
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.wandb_run import WandbRun
@@ -32,11 +32,12 @@ def final_pass(
     Raises:
         Stopped: a stop was asked for meanwhile.
     """
-    best = run_dir / "best.pt"
-    checkpoint.load_weights(state.model, checkpoint.load(best)["model"], best)
+    state.model.load_state_dict(state.best)
     scores: dict[str, float] = {}
     predictions: dict[str, Any] = {}
     for name, split in {"train": data.train, "val": data.val, "test": data.test}.items():
+        if name == "test":
+            note_look(run_dir, by="train")
         logits = logits_of(state.model, split, data, autocast)
         scores |= {f"{name}/{key}": value for key, value in score(logits, split.labels).items()}
         if name == "val":
@@ -81,6 +82,8 @@ def write_result(
         "versions": versions(),
         "git": git_state(),
         "config": OmegaConf.to_container(cfg),
+        "test_looks": count_looks(run_dir),
+        "continued": progress.continued,
         "wandb": {"id": wandb.id, "mode": wandb.mode},
         "status": "finished",
     }

@@ -9,20 +9,22 @@ Free of Hydra's globals: tests and notebooks call ``train(cfg, run_dir)`` as the
 
 import functools
 import logging
+import math
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import Tensor
 
+from vit_cnn.config.schema import Recipe
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import normalise, seeded, shuffled
-from vit_cnn.errors import Stopped
+from vit_cnn.errors import Failed, Stopped
 from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, precision_of
 from vit_cnn.models.size import flops_per_image, size_table
 from vit_cnn.run import checkpoint
@@ -34,11 +36,11 @@ from vit_cnn.run.tracking import Tracker
 from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.finish import final_pass, write_result
 from vit_cnn.training.optim import learning_rate, set_learning_rate
-from vit_cnn.training.plan import Plan, plan_run
+from vit_cnn.training.plan import Plan, note_continuation, plan_run
 from vit_cnn.training.precision import autocast_for
 from vit_cnn.training.scoring import logits_of, score
 from vit_cnn.training.speed import Speed, peak_flops
-from vit_cnn.training.state import State, build_state, device_of
+from vit_cnn.training.state import State, build_state, device_of, not_finite
 from vit_cnn.training.step import means, training_batch, training_step
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         Stopped: Ctrl-C or SIGTERM; ``last.pt`` holds the state to go on from.
     """
     share_console_with_logging()
-    recipe, device = cfg.recipe, torch.device(cfg.trainer.device)
+    recipe = cast(Recipe, OmegaConf.to_object(cfg.recipe))  # plain attributes take a hundredth of the time to read
+    device = torch.device(cfg.trainer.device)
     last = run_dir / "last.pt"
 
     # Refuse: what can be wrong is found before there is a run.
@@ -78,34 +81,26 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     torch.backends.cudnn.benchmark = True  # sizes do not change: let cuDNN try which of its algorithms is quickest
     state = build_state(cfg, saved, last)
     progress = state.progress
+    if saved:
+        note_continuation(cfg, recipe, plan, progress, before=saved["config"])
     precision = precision_of(cfg.trainer.precision)
     autocast = autocast_for(device, precision)
     generator = torch.Generator(device)  # of the augmentation; seeded for each step
-    step = build_step(cfg, state, data, autocast, generator)
+    step = build_step(cfg, recipe=recipe, state=state, data=data, autocast=autocast, generator=generator)
 
     # Begin: from here on there is a run.
-    begin(cfg, run_dir, state.model, data, plan)
+    tracker = begin(cfg, run_dir, state, data, plan, wandb_id=saved["wandb_id"] if saved else None)
+    display = tracker.display
     speed = Speed(flops_per_image(state.model, data.train.images[:1].float()), peak_flops(device, precision))
-    display = RunDisplay(
-        total_steps=plan.last_step, steps_per_epoch=plan.steps_per_epoch, epochs=recipe.epochs, step=progress.step
-    )
-    tracker = Tracker(
-        cfg=cfg,
-        run_dir=run_dir,
-        display=display,
-        step=progress.step,
-        seconds=progress.seconds,
-        wandb_id=saved["wandb_id"] if saved else None,
-    )
     media = Media(wandb=tracker.wandb, switches=cfg.wandb.media, data=data)
     log_every = cfg.trainer.log_every or plan.steps_per_epoch
-    about = {"wandb_id": tracker.wandb.id, "fingerprint": data.fingerprint}
+    about = {"wandb_id": tracker.wandb.id, "config": OmegaConf.to_container(cfg)}
 
     with tracker, StopSignal(run_dir) as stop:
         if not saved:
-            state.save(last, **about)  # so that a kill at any moment leaves something to resume
+            state.save(run_dir, data, **about)  # so that a kill at any moment leaves something to resume
         if progress.step == 0:
-            media.inputs(first_batch(cfg, data, generator))
+            media.inputs(first_batch(cfg.seed, recipe, data, generator))
 
         # Train, an epoch at a time.
         while progress.step < plan.last_step:
@@ -135,17 +130,18 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             if plan.ends_epoch(progress.step):
                 epochs_done, is_last = progress.step / plan.steps_per_epoch, progress.step == plan.last_step
                 val = score(logits_of(state.model, data.val, data, autocast), data.val.labels)
+                if not math.isfinite(val["loss"]):
+                    raise Failed(not_finite(f"validation loss is {val['loss']:g}", progress.step))
                 is_best = progress.is_best(val)
                 metrics = {"val/loss": val["loss"], "val/acc": val["acc"]}
                 tracker.log(progress.step, epoch=epochs_done, **metrics)
                 display.val_metrics(epochs_done, metrics, is_best=is_best)
                 media.inside(state.model, step=progress.step, epoch=epochs_done, is_last=is_last)
                 if is_best:
-                    progress.note_best(val)
-                    save_best(run_dir / "best.pt", state.model, data, step=progress.step)
+                    state.note_best(val)
             if stop.requested or progress.step == plan.last_step or tracker.seconds - progress.seconds > SAVE_EVERY:
                 progress.seconds = tracker.seconds
-                state.save(last, **about)
+                state.save(run_dir, data, **about)
             if stop.requested:
                 raise Stopped(f"Stopped at step {progress.step} of {plan.last_step}. To go on: resume={run_dir}")
 
@@ -165,7 +161,13 @@ def tell_finished(run_dir: Path) -> dict[str, Any]:
 
 
 def build_step(
-    cfg: DictConfig, state: State, data: Dataset, autocast: torch.autocast, generator: torch.Generator
+    cfg: DictConfig,
+    *,
+    recipe: Recipe,
+    state: State,
+    data: Dataset,
+    autocast: torch.autocast,
+    generator: torch.Generator,
 ) -> Callable[[Tensor], Tensor]:
     """``training_step`` of this run, as a function of the positions of the images alone."""
     step = functools.partial(
@@ -173,15 +175,16 @@ def build_step(
         state=state,
         forward=torch.compile(state.model) if cfg.trainer.compile else state.model,
         data=data,
-        recipe=cfg.recipe,
+        recipe=recipe,
         autocast=autocast,
         generator=generator,
     )
     return Captured(step, generator=generator) if cfg.trainer.cuda_graph else step
 
 
-def begin(cfg: DictConfig, run_dir: Path, model: nn.Module, data: Dataset, plan: Plan) -> None:
-    """Write the config into the run folder, and say on the screen what is to be trained, on what, where."""
+def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Plan, *, wandb_id: str | None) -> Tracker:
+    """Write the config into the run folder, say what is to be trained, on what, where, and begin the record of it."""
+    model, progress = state.model, state.progress
     (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
     OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")
     (run_dir / "result.json").unlink(missing_ok=True)  # its presence means that the run has finished
@@ -195,13 +198,22 @@ def begin(cfg: DictConfig, run_dir: Path, model: nn.Module, data: Dataset, plan:
     device, precision = device_name(torch.device(cfg.trainer.device)), precision_of(cfg.trainer.precision)
     network = f"{type(model).__name__} on {device}, {precision}"
     log.info("%s; %d steps; run folder %s", network, plan.last_step, run_dir)
+    display = RunDisplay(
+        total_steps=plan.last_step,
+        steps_per_epoch=plan.steps_per_epoch,
+        epochs=cfg.recipe.epochs,
+        step=progress.step,
+    )
+    return Tracker(
+        cfg=cfg, run_dir=run_dir, display=display, step=progress.step, seconds=progress.seconds, wandb_id=wandb_id
+    )
 
 
-def first_batch(cfg: DictConfig, data: Dataset, generator: torch.Generator) -> Tensor:
+def first_batch(seed: int, recipe: Recipe, data: Dataset, generator: torch.Generator) -> Tensor:
     """The first images of the run as the network will see them; drawing them changes nothing that is drawn later."""
-    batch, chosen = next(shuffled(data.train, batch_size=cfg.recipe.batch_size, seed=cfg.seed, epoch=0, first=0))
-    seeded(generator, cfg.seed, 0, batch)
-    return training_batch(chosen, data=data, recipe=cfg.recipe.augment, generator=generator)[0]
+    batch, chosen = next(shuffled(data.train, batch_size=recipe.batch_size, seed=seed, epoch=0, first=0))
+    seeded(generator, seed, 0, batch)
+    return training_batch(chosen, data=data, recipe=recipe.augment, generator=generator)[0]
 
 
 def training_metrics(state: State, speed: Speed, batch_size: int) -> dict[str, float]:
@@ -215,9 +227,3 @@ def training_metrics(state: State, speed: Speed, batch_size: int) -> dict[str, f
     progress.logged_step, progress.logged_seconds = progress.step, progress.seconds_train
     state.window.clear()
     return metrics
-
-
-def save_best(path: Path, model: nn.Module, data: Dataset, *, step: int) -> None:
-    """Write ``best.pt``: weights, and what it takes to use them without the images."""
-    about = {"step": step, "classes": data.classes, "fingerprint": data.fingerprint}
-    checkpoint.save(path, {"model": model.state_dict(), "mean": data.mean, "std": data.std, **about})

@@ -10,6 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from vit_cnn.data import Dataset
+from vit_cnn.errors import Failed, Refused
 from vit_cnn.machine import precision_of
 from vit_cnn.run import checkpoint
 from vit_cnn.training.optim import build_optimizer
@@ -25,6 +27,7 @@ class Progress:
         seconds_train: of these, seconds in training steps.
         best_step, best_acc, best_loss: the best epoch so far, by validation accuracy, and by loss where that is equal.
         logged_step, logged_seconds: ``step`` and ``seconds_train`` when training metrics were last logged.
+        continued: each time that the run was resumed: from which step, with what changes, under which schedule before.
     """
 
     step: int = 0
@@ -35,6 +38,7 @@ class Progress:
     best_loss: float = math.inf
     logged_step: int = 0
     logged_seconds: float = 0.0
+    continued: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     def is_best(self, val: dict[str, float]) -> bool:
         """Whether validation accuracy ``acc`` and ``loss`` are better than ever before."""
@@ -52,6 +56,8 @@ class State:
         model, optimizer, scaler: the network and what changes its weights.
         window: loss, accuracy and gradient norm [3] of each step since the last line of metrics, on the device.
         progress: how far the run has come.
+        best: the weights of the best epoch so far, of which ``progress`` speaks; empty before the first.
+        best_is_written: whether ``best.pt`` holds them.
     """
 
     model: nn.Module
@@ -59,26 +65,52 @@ class State:
     scaler: torch.amp.GradScaler
     window: list[Tensor]
     progress: Progress
+    best: dict[str, Tensor]
+    best_is_written: bool = False
 
-    def save(self, path: Path, **about: Any) -> None:
-        """Write ``last.pt``, with ``about`` the run as plain values beside the state."""
+    def note_best(self, val: dict[str, float]) -> None:
+        """Keep the weights of this epoch as the best ones; the next ``save`` writes them."""
+        self.progress.note_best(val)
+        self.best_is_written = False
+        self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
+
+    def save(self, run_dir: Path, data: Dataset, **about: Any) -> None:
+        """Write ``last.pt``, with ``about`` the run as plain values beside the state, and ``best.pt`` if it is due.
+
+        ``last.pt`` holds the best weights too, so that what it says of the best epoch and those weights are of one
+        piece; ``best.pt`` is a copy for those who use the network, with all that it takes to use it.
+
+        Raises:
+            Failed: the weights are not finite; what was saved before stays.
+        """
+        norm = torch.nn.utils.get_total_norm(self.model.parameters()).item()
+        if not math.isfinite(norm):
+            raise Failed(not_finite(f"norm of the weights is {norm:g}", self.progress.step))
         held = {
+            "best": self.best,
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "rng": rng_state(device_of(self.model)),
             "window": torch.stack(self.window).cpu() if self.window else torch.empty(0),
             "progress": dataclasses.asdict(self.progress),
+            "fingerprint": data.fingerprint,
         }
-        checkpoint.save(path, held | about)
+        checkpoint.save(run_dir / "last.pt", held | about)
+        if self.best and not self.best_is_written:
+            use = {"mean": data.mean, "std": data.std, "classes": data.classes, "fingerprint": data.fingerprint}
+            checkpoint.save(run_dir / "best.pt", {"model": self.best, "step": self.progress.best_step, **use})
+            self.best_is_written = True
 
 
 def build_state(cfg: DictConfig, saved: dict[str, Any] | None, last: Path) -> State:
     """A run's first state, from its seed; or, with what was ``saved`` in ``last``, the one to go on from.
 
     Raises:
-        Refused: the checkpoint does not fit the network.
+        Refused: the checkpoint does not fit the network, or holds too little.
     """
+    if saved and "best" not in saved:
+        raise Refused(f"{last} is of an earlier version of vit_cnn, which kept less in it: go on with that version")
     device = torch.device(cfg.trainer.device)
     torch.manual_seed(cfg.seed)
     layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
@@ -89,17 +121,27 @@ def build_state(cfg: DictConfig, saved: dict[str, Any] | None, last: Path) -> St
         scaler=torch.amp.GradScaler(device.type, enabled=precision_of(cfg.trainer.precision) == "fp16"),
         window=[],
         progress=progress_in(saved),
+        best={},
     )
     if saved:
         checkpoint.load_weights(model, saved["model"], last)
         state.scaler.load_state_dict(saved["scaler"])
         state.window = list(saved["window"].to(device))
+        state.best = {name: tensor.to(device) for name, tensor in saved["best"].items()}
         set_rng_state(saved["rng"], device)
     return state
 
 
 def progress_in(saved: dict[str, Any] | None) -> Progress:
     return Progress(**saved["progress"]) if saved else Progress()
+
+
+def not_finite(what: str, step: int) -> str:
+    """The message of a run that blew up."""
+    return (
+        f"the {what} at step {step}; last.pt and best.pt hold the last good weights. "
+        "Try a lower recipe.optimizer.lr, a longer warm-up or recipe.grad_clip=1"
+    )
 
 
 def device_of(model: nn.Module) -> torch.device:

@@ -11,7 +11,7 @@ from vit_cnn.data import Dataset
 from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Failed
 from vit_cnn.training.augment import augment
-from vit_cnn.training.state import State
+from vit_cnn.training.state import State, not_finite
 
 
 def training_step(
@@ -73,8 +73,5 @@ def means(window: list[Tensor], step: int) -> dict[str, float]:
     bad = (~rows[:, 0].isfinite()).nonzero()
     if len(bad):
         first = step - len(window) + 1 + int(bad[0])
-        raise Failed(
-            f"the loss is {rows[bad[0, 0], 0]:g} at step {first}; last.pt and best.pt hold the last good weights. "
-            "Try a lower recipe.optimizer.lr, a longer warm-up or recipe.grad_clip=1"
-        )
+        raise Failed(not_finite(f"loss is {rows[bad[0, 0], 0]:g}", first))
     return dict(zip(("train/loss", "train/acc", "grad_norm"), rows.mean(dim=0).tolist(), strict=True))

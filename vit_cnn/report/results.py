@@ -1,0 +1,121 @@
+"""The first tables of a report: what each network reached, what the deck had, and which runs that was."""
+
+from typing import Any
+
+import numpy as np
+
+from vit_cnn.report.claims import DECK
+from vit_cnn.report.groups import by_label, mean_and_std
+from vit_cnn.report.page import Page
+from vit_cnn.report.statistics import expected_calibration_error, mcnemar, probabilities_of
+from vit_cnn.run.display import duration
+from vit_cnn.run.reading import Run
+
+Array = np.ndarray[Any, Any]
+Predictions = dict[str, list[dict[str, Array]]]  # by label, of each seed
+
+SCORES = ["train/acc", "val/acc", "test/acc", "train/loss", "val/loss", "test/loss"]
+
+
+def add_results(page: Page, runs: list[Run], predictions: Predictions) -> None:
+    """Mean and deviation of every figure by label; on CIFAR-10, the deck's beside them."""
+    is_cifar10 = runs[0].config["data"]["name"].startswith("CIFAR-10 ") or runs[0].config["data"]["name"] == "CIFAR-10"
+    page.section(
+        "Results",
+        "Weights of the best epoch by validation accuracy, on clean images; losses are plain cross-entropy. Mean ± "
+        "standard deviation over different seeds. ECE: 15 bins, test. PFLOP: of training, three forward passes a step."
+        + (" The deck's figures are for CIFAR-10; it names no epochs for its CNN." if is_cifar10 else ""),
+    )
+    rows = []
+    for label, group in by_label([run for run in runs if run.result]).items():
+        row = {"": label, **figures_of(group, predictions[label])}
+        if is_cifar10:
+            row = with_deck(row, DECK.get(group[0].model, {}))
+        rows.append(row)
+    headings = list(rows[0]) if rows else [""]
+    about = [
+        f"{run.result['data']['name']}, fingerprint {run.result['data']['fingerprint']}" for run in runs if run.result
+    ]
+    page.table("results", headings, [list(row.values()) for row in rows], f"{'; '.join(sorted(set(about)))}.")
+
+
+def figures_of(group: list[Run], predictions: list[dict[str, Array]]) -> dict[str, str]:
+    results = [run.result for run in group if run.result]
+    names = {"train/acc": "train", "val/acc": "validation", "test/acc": "test", "val/loss": "validation loss"}
+    row = {}
+    for key in SCORES:
+        form = "{:.2%}" if key.endswith("acc") else "{:.3f}"
+        row[names.get(key, key.replace("/", " "))] = spread([result[key] for result in results], form)
+    errors = [
+        expected_calibration_error(probabilities_of(arrays["test_logits"]), arrays["test_labels"])
+        for arrays in predictions
+    ]
+    flops = [3 * r["flops_per_image"] * r["steps"] * r["config"]["recipe"]["batch_size"] / 1e15 for r in results]
+    return row | {
+        "ECE": spread(errors, "{:.2%}"),
+        "seeds": str(len(results)),
+        "epochs": ", ".join(sorted({f"{result['epochs']:g}" for result in results})),
+        "best epoch": ", ".join(f"{result['best_epoch']:g}" for result in results),
+        "training time": duration(float(np.mean([result["seconds_train"] for result in results]))),
+        "PFLOP": f"{np.mean(flops):.3g}",
+        "images/s": f"{np.mean([result['images_per_second'] for result in results]):,.0f}",
+        "device": "; ".join(sorted({result["device"] for result in results})),
+        "precision": ", ".join(sorted({result["precision"] for result in results})),
+    }
+
+
+def spread(values: list[float], form: str) -> str:
+    mean, std = mean_and_std(values)
+    return form.format(mean) + (f" ± {form.format(std).rstrip('%')}" if std is not None else "")
+
+
+def with_deck(row: dict[str, str], deck: dict[str, float]) -> dict[str, str]:
+    """The row with the deck's test figures next to ours."""
+    found = {}
+    for heading, value in row.items():
+        found[heading] = value
+        if heading == "test":
+            found["deck: test"] = f"{deck['test/acc']:.0%}" if deck else "–"
+        if heading == "test loss":
+            found["deck: test loss"] = f"{deck['test/loss']:.2f}" if deck else "–"
+    return found
+
+
+def add_runs(page: Page, runs: list[Run], repeats: list[tuple[Run, Run]]) -> None:
+    """Every run that was given, whatever became of it."""
+    page.heading("The runs")
+    rows = [
+        [
+            str(run.folder),
+            run.label,
+            str(run.seed),
+            run.status,
+            run.message or "–",
+            f"{run.rows[-1]['epoch']:g}" if run.rows else "0",
+        ]
+        for run in runs
+    ]
+    page.table("runs", ["folder", "network", "seed", "status", "message", "epochs"], rows)
+    for run, counted in repeats:
+        page.text(f"{run.folder} repeats seed {run.seed} of {counted.folder} and is not counted.")
+
+
+def add_mcnemar(page: Page, best: dict[str, list[Run]], predictions: Predictions) -> None:
+    if len(best) != 2:
+        return
+    page.heading("Do the two err on the same images?")
+    first, second = best
+    rows = []
+    for run_a, a in zip(best[first], predictions[first], strict=True):
+        for run_b, b in zip(best[second], predictions[second], strict=True):
+            if run_a.seed == run_b.seed:
+                only_a, only_b, p = mcnemar(right(a), right(b))
+                rows.append([str(run_a.seed), f"{only_a:,}", f"{only_b:,}", "< 0.0001" if p < 1e-4 else f"{p:.4f}"])
+    headings = ["seed", f"only {first} right", f"only {second} right", "p"]
+    page.table("mcnemar", headings, rows, "Exact McNemar test on the test images, seed by seed.")
+
+
+def right(arrays: dict[str, Array], split: str = "test") -> Array:
+    """Whether each image of a split was recognised, bool [n]."""
+    found: Array = arrays[f"{split}_logits"].argmax(axis=1) == arrays[f"{split}_labels"]
+    return found
