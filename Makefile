@@ -45,9 +45,9 @@ bench: setup ## speed next to timm, vit-pytorch and plain PyTorch, on an idle ma
 	$(RUN) -m pip install --quiet -e ".[bench]"
 	$(RUN) -m vit_cnn.bench $(ARGS)
 
-goals: setup ## what one GPU should do, measured within ten minutes: make goals ARGS="data=cifar10_jpeg"
+goals: setup ## what one GPU should do, measured: make goals ARGS="data=cifar10_lossless"
 	$(RUN) -m pip install --quiet -e ".[bench]"
-	$(RUN) -m vit_cnn.bench.goals $(ARGS)
+	for goal in cnn_89 vit_77 deck_cnn deck_vit; do $(RUN) -m vit_cnn.bench.goals $$goal $(ARGS) || exit; done
 
 notebooks: setup ## open the notebooks in JupyterLab
 	$(RUN) -m pip install --quiet -e ".[notebooks]"

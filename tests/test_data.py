@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import torch
 from helpers import composed
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
 
 from vit_cnn.data import Dataset, Split
-from vit_cnn.data.batches import normalise, shuffled
+from vit_cnn.data.batches import AUGMENTATION, ORDER, normalise, seeded, shuffled
 from vit_cnn.data.dataset import pixel_statistics, stratified_split
 
 
@@ -157,3 +158,18 @@ def test_describe_can_be_written_as_json() -> None:
     described = json.loads(json.dumps(load("data=digits").describe()))
     assert described["train"] == 1295
     assert len(described["fingerprint"]) == 16
+
+
+def test_few_images_are_blamed_on_what_makes_them_few() -> None:
+    with pytest.raises(InstantiationException, match=r"data.max_images=4: Digits has too few images, 0 training"):
+        instantiate(composed("data=digits", "data.max_images=4", "trainer=cpu").data)
+    with pytest.raises(InstantiationException, match=r"data.val_fraction=0.001: Digits has too few images"):
+        instantiate(composed("data=digits", "data.val_fraction=0.001", "trainer=cpu").data)
+
+
+def test_order_and_augmentation_draw_different_numbers() -> None:
+    """NumPy's hash pads with zeros: an epoch's order and the augmentation of its batch 0 were one stream."""
+    order = seeded(torch.Generator(), ORDER, 3, 7)
+    assert not torch.equal(
+        torch.rand(9, generator=order), torch.rand(9, generator=seeded(order, AUGMENTATION, 3, 7, 0))
+    )

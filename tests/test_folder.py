@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import TINY, composed
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from PIL import Image
 
@@ -36,8 +37,8 @@ def load(*overrides: str) -> Dataset:
     return data
 
 
-def read(root: Path, cache: Path, *, skip_bad: bool = False) -> Images:
-    return read_folder(root, image_size=16, num_channels=3, fit="crop", skip_bad=skip_bad, cache=cache)
+def read(root: Path, cache: Path, *, skip_bad: bool = False, image_size: int = 16) -> Images:
+    return read_folder(root, image_size=image_size, num_channels=3, fit="crop", skip_bad=skip_bad, cache=cache)
 
 
 @pytest.fixture
@@ -432,3 +433,20 @@ def test_too_few_images_for_three_splits(tmp_path: Path) -> None:
         Image.new("L", (8, 8)).save(tmp_path / "few" / name / "0.png")
     with pytest.raises(Exception, match=r"few has too few images, 2 training, 0 validation and 0 test images"):
         load("data.root=few", "model=cnn")
+
+
+def test_the_cache_keeps_one_copy_of_a_folder(image_tree: Path, tmp_path: Path) -> None:
+    """However often its files change; another folder's copy, or another size of it, stays."""
+    read(image_tree, tmp_path / "c")
+    read(image_tree, tmp_path / "c", image_size=8)
+    for number in range(3):
+        Image.new("RGB", (16, 16), (number, 0, 0)).save(image_tree / "train" / "grün" / "0.png")
+        read(image_tree, tmp_path / "c")
+    assert len(list((tmp_path / "c").iterdir())) == 2
+
+
+def test_a_class_without_training_images_is_named_before_the_start(image_tree: Path) -> None:
+    for path in (image_tree / "train" / "grün").iterdir():
+        path.write_bytes(b"broken")
+    with pytest.raises(InstantiationException, match="no training image of 1 of its classes, such as 'grün'"):
+        instantiate(composed("data=folder", f"data.root={image_tree}", "data.skip_bad=true", "trainer=cpu").data)

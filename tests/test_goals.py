@@ -1,6 +1,10 @@
 """The command that measures the goals for a GPU, tried on a CPU with other goals."""
 
 import csv
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -26,25 +30,36 @@ def test_what_was_stopped_early_has_not_met_its_goal() -> None:
     assert reached([], 0.5, 100, False) == {"measured": "0 epochs in the time", "met": False}
 
 
-def test_it_measures_all_its_goals(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    small = ["model=vit", "model.patch_size=16", "model.num_layers=1"]
-    times = [("ViT, two epochs", [*small, "recipe=deck"], None, 60, 100), ("ViT", small, 1.1, 60, 100)]
-    monkeypatch.setattr(goals, "TIMES", times)
-    overrides = ["data=digits", "data.max_images=60", "recipe.epochs=2", "recipe.batch_size=16", "trainer=cpu"]
-    arguments = [*overrides, "trainer.compile=false", "trainer.cuda_graph=false", "trainer.log_every=null"]
-    code, printed = call(goals.main, ["--out", "out", *arguments], monkeypatch, capfd)
+def test_it_measures_a_goal_and_the_usual_loop(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["model=vit", "recipe=deck", "model.patch_size=16", "model.num_layers=1", "recipe.epochs=2"]
+    monkeypatch.setitem(goals.GOALS, "deck_vit", goals.Goal("ViT, two epochs", overrides, None, 60, 100))
+    arguments = ["data=digits", "data.max_images=60", "recipe.batch_size=16", "trainer=cpu", "trainer.compile=false"]
+    arguments += ["trainer.cuda_graph=false", "trainer.log_every=null"]
+    code, printed = call(goals.main, ["deck_vit", "--out", "out", *arguments], monkeypatch, capfd)
     assert code == 0, printed
-    first, rate, second = csv.DictReader(open("out/goals.csv"))
+    first, rate = csv.DictReader(open("out/goal_deck_vit.csv"))
     assert (first["what"], first["goal"], first["met"]) == ("ViT, two epochs, s", "≤ 60", "True")
     assert float(first["measured"]) > 0
     assert float(rate["measured"]) > 0
     assert "DataLoader loop" in rate["what"]
-    assert second["measured"].startswith("best ")
     assert "Digits" in first["machine"]
+
+
+def test_a_run_that_does_not_stop_when_asked_is_ended(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As one that compiles."""
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **_: popen([sys.executable, "-c", deaf]))
+    monkeypatch.setattr(goals, "PATIENCE", 0.2)
+    started = time.monotonic()
+    assert goals.trained([], tmp_path / "run", limit=0.5) == []
+    assert time.monotonic() - started < 30
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_without_a_gpu_it_says_so_at_once(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    code, printed = call(goals.main, ["data=digits"], monkeypatch, capfd)
+    code, printed = call(goals.main, ["vit_77", "data=digits"], monkeypatch, capfd)
     assert code == 2
     assert "finds no GPU" in printed

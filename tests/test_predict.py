@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from helpers import TINY, call, composed
 from PIL import Image
 
@@ -123,7 +124,7 @@ def test_refusals(trained: Path, predicting: Predict, tmp_path: Path) -> None:
         ("nowhere", image): "run=nowhere is not a run folder",
         ("run", image, "--top", "0"): "--top 0 must be at least 1",
         ("run", str(tmp_path / "cache")): "holds no images",
-        ("run", image, "--device", "cuda"): "finds no GPU",
+        ("run", image, "--device", "cuda:99"): "finds no GPU" if not torch.cuda.is_available() else "CUDA devices",
         ("run", image, "--attention", "no/such/folder.png"): "--attention no/such/folder.png cannot be written",
     }.items():
         code, printed = predicting(*arguments)

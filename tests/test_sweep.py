@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from helpers import TINY, call, metrics, stop_at, wandb_records, weights
+from helpers import TINY, call, composed, metrics, stop_at, wandb_records, weights
 
 from vit_cnn import estimate, sweep
 from vit_cnn.errors import Failed
@@ -78,9 +78,29 @@ def test_a_failing_job_is_kept_with_its_traceback_and_the_others_go_on(command: 
 def test_another_config_in_the_same_folder_is_refused(command: Command, no_report: None) -> None:
     one = ["model.patch_size=8", "model.dropout=0", "hydra.sweep.subdir=job"]
     assert command(*SWEEP, *one)[0] == 0
-    code, printed = command(*SWEEP, *one, "recipe.optimizer.lr=1")
+    status = Path("runs/sweeps/patch_dropout/job/status.json").read_text()
+    code, _ = command(*SWEEP, *one, "recipe.optimizer.lr=1")
     assert code == 1
-    assert "holds a run with other settings" in printed
+    (job,) = sweep.read_jobs(Path("runs/sweeps/patch_dropout"))
+    assert "holds a run with other settings (recipe.optimizer.lr is 0.003 there and 1.0 here)" in job.found
+    assert Path("runs/sweeps/patch_dropout/job/status.json").read_text() == status
+    assert not Path("runs/sweeps/patch_dropout/job/traceback.txt").exists()
+    assert (job.outcome, job.is_ours) == ("failed", False)  # and so it is not in the report
+
+
+def test_what_changes_no_result_does_not_keep_a_job_from_its_folder(command: Command, no_report: None) -> None:
+    one = ["data=digits", "model.patch_size=8", "model.dropout=0", "hydra.sweep.subdir=job"]
+    assert command(*SWEEP, *one)[0] == 0
+    others = ["trainer.log_every=3", "trainer.keep_freed_memory=false", "wandb.tags=[again]", "layers=true"]
+    code, printed = command(*SWEEP, *one, *others)
+    assert code == 0, printed
+    assert "skipped" in printed
+    here, there = (composed("data=folder", f"data.root={root}", "data.image_size=16", "data.num_classes=2",
+                            f"data.cache={cache}", "trainer=cpu", "model.patch_size=4")
+                   for root, cache in (("images", "c"), (Path("images").absolute(), "/elsewhere")))  # fmt: skip
+    assert sweep.what_matters(here) == sweep.what_matters(there)
+    there.seed = 5
+    assert sweep.what_matters(here) != sweep.what_matters(there)
 
 
 def test_stopping_ends_the_sweep_and_the_same_command_goes_on(
@@ -166,6 +186,10 @@ def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd:
     assert printed.count("model.patch_size=8 ") == 3
     assert printed.count("model.patch_size=16 ") == 3
     assert "minutes of work on" in printed
+    few = [*SMALL, "data.max_images=160", "recipe.batch_size=30", "recipe.epochs=1000000", "model.patch_size=8"]
+    code, printed = call(estimate.main, [*few, "max_steps=5"], monkeypatch, capfd)
+    assert code == 0, printed
+    assert "minutes of work on" in printed  # and not the hours of a million evaluations
     code, printed = call(estimate.main, ["data=digits", "recipe.epochs=x"], monkeypatch, capfd)
     assert code == 2
     assert "recipe.epochs" in printed

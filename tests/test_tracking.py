@@ -1,6 +1,7 @@
 """Weights & Biases mirrors a run, and whatever happens to it changes nothing."""
 
 import json
+import re
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +33,11 @@ def test_an_offline_run_holds_config_and_curves(
     # The resumed part goes on with the run; W&B puts a number behind where both began within a second.
     assert all(f"-{result['wandb']['id']}" in folder.name for folder in folders)
 
+    # W&B replaces the one folder by the other when both are uploaded, so the last has the whole run.
+    last = json.dumps(history(wandb_records(folders[-1])))
+    for line in metrics("run"):
+        assert re.search(rf'"step\W+{line["step"]}\b', last), line["step"]
+    assert "That folder has the whole run" in caplog.text
     records = [record for folder in folders for record in wandb_records(folder)]
     started = next(record["run"] for record in records if record["type"] == "run")
     assert started["display_name"] == "vit-digits-deck-seed3"

@@ -3,6 +3,7 @@
 Times a few training steps and evaluation batches of each job on random images.
 """
 
+import math
 import statistics
 import sys
 import time
@@ -50,8 +51,10 @@ def main() -> None:
             if key not in speeds:
                 speeds[key] = measure(cfg)
             step_seconds, eval_seconds = speeds[key]
-            steps = min(cfg.recipe.epochs * (len(data.train) // cfg.recipe.batch_size), cfg.max_steps or sys.maxsize)
-            evaluated = cfg.recipe.epochs * len(data.val) + len(data.train) + len(data.val) + len(data.test)
+            steps_per_epoch = max(1, len(data.train) // cfg.recipe.batch_size)
+            steps = min(cfg.recipe.epochs * steps_per_epoch, cfg.max_steps or sys.maxsize)
+            evaluations = math.ceil(steps / steps_per_epoch)  # after each epoch, also one that max_steps cuts short
+            evaluated = evaluations * len(data.val) + len(data.train) + len(data.val) + len(data.test)
             seconds = steps * step_seconds + evaluated * eval_seconds
             total += seconds
             words = " ".join(override for override in job if not override.startswith(("experiment=", "hydra.")))

@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
@@ -20,11 +20,18 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from vit_cnn.config.schema import flat
 from vit_cnn.console import console
 from vit_cnn.errors import FAILED, Failed, Refused, Stopped, is_expected, one_line, tell
 
 log = logging.getLogger(__name__)
 
+# Beginnings of keys. Device, memory format and compiling change nothing but the speed, up to rounding.
+CHANGES_NOTHING = (
+    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "wandb", "trainer.device",
+    "trainer.compile",
+    "trainer.cuda_graph", "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",
+)  # fmt: skip
 NOTES = ".jobs"  # folder of the notes, in that of the sweep; each names a run folder, and what is not to be seen there
 
 
@@ -43,16 +50,20 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
     job = HydraConfig.get().job.num
     notes = Path(HydraConfig.get().sweep.dir) / NOTES
     notes.mkdir(exist_ok=True)
+    is_ours = not (run_dir / ".hydra" / "config.yaml").exists()  # nothing is written over what another command made
 
     def note(outcome: str, message: str = "") -> None:
-        about = {"folder": str(run_dir), "outcome": outcome, "message": message}
+        about = {"folder": str(run_dir), "outcome": outcome, "message": message, "is_ours": is_ours}
         write_json(notes / f"{job:05}.json", about)
 
     log.info("Job %d: %s", job + 1, run_dir)
     note("broken off")  # holds if nothing comes after it
     try:
         cfg = start()
-        if has_finished(cfg, run_dir):
+        if not is_ours:
+            check_same_settings(cfg, run_dir)
+            is_ours = True
+        if (run_dir / "result.json").exists():
             note("skipped")
             return
         train(cfg, run_dir)
@@ -62,24 +73,32 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
     except Exception as error:  # whatever it is, the other jobs have nothing to do with it
         message = one_line(error)
         log.error("%s failed: %s", run_dir, message)
-        (run_dir / "traceback.txt").write_text(traceback.format_exc())
-        write_json(run_dir / "status.json", {"status": "failed", "message": message})
         note("failed", message)
+        if is_ours:
+            (run_dir / "traceback.txt").write_text(traceback.format_exc())
+            write_json(run_dir / "status.json", {"status": "failed", "message": message})
 
 
-def has_finished(cfg: DictConfig, run_dir: Path) -> bool:
-    """Whether ``run_dir`` holds the result of this very config.
+def check_same_settings(cfg: DictConfig, run_dir: Path) -> None:
+    """A job goes on only in a folder of its own settings.
 
     Raises:
-        Refused: it holds a run of another config.
+        Refused: they differ in something that can change the result.
     """
-    before = run_dir / ".hydra" / "config.yaml"
-    if not before.exists():
-        return False
-    theirs, ours = OmegaConf.to_container(OmegaConf.load(before)), OmegaConf.to_container(cfg)
-    if theirs != ours:
-        raise Refused(f"{run_dir} holds a run with other settings: choose another hydra.sweep.dir, or remove it")
-    return (run_dir / "result.json").exists()
+    theirs, ours = what_matters(OmegaConf.load(run_dir / ".hydra" / "config.yaml")), what_matters(cfg)
+    for key in sorted(theirs | ours):
+        if theirs.get(key) != ours.get(key):
+            raise Refused(
+                f"{run_dir} holds a run with other settings ({key} is {theirs.get(key)} there and {ours.get(key)} "
+                "here): choose another hydra.sweep.dir, or remove it"
+            )
+
+
+def what_matters(cfg: Any) -> dict[str, Any]:
+    """What of a config can change the result: not how it is logged, nor where the images and their cache lie."""
+    plain = cast(dict[str, Any], OmegaConf.to_container(cfg))
+    plain["data"]["root"] = str(Path(plain["data"].get("root", "")).expanduser().resolve())
+    return {key: value for key, value in flat(plain).items() if not key.startswith(CHANGES_NOTHING)}
 
 
 class Sweep(Callback):
@@ -106,11 +125,13 @@ class Job:
     Attributes:
         outcome: finished, skipped (it had finished before), failed or broken off.
         found: validation and test accuracy, or why there are none.
+        is_ours: whether its folder is of this sweep's settings.
     """
 
     folder: Path
     outcome: str
     found: str
+    is_ours: bool
 
 
 def read_jobs(sweep_dir: Path) -> list[Job]:
@@ -124,7 +145,7 @@ def read_jobs(sweep_dir: Path) -> list[Job]:
         if note["outcome"] in ("finished", "skipped"):
             result = read_json(folder / "result.json")
             found = f"validation {result['val/acc']:.2%}, test {result['test/acc']:.2%}"
-        jobs.append(Job(folder, note["outcome"], found))
+        jobs.append(Job(folder, note["outcome"], found, note["is_ours"]))
     return jobs
 
 
@@ -142,7 +163,8 @@ def summarise(sweep_dir: Path) -> None:
         style = "" if job.outcome in ("finished", "skipped") else "red"
         table.add_row(Text(str(job.folder)), Text(job.outcome, style), Text(job.found, style))
     console.print(table)
-    write_report([job.folder for job in jobs if (job.folder / ".hydra" / "config.yaml").exists()], sweep_dir)
+    begun = [job.folder for job in jobs if job.is_ours and (job.folder / ".hydra" / "config.yaml").exists()]
+    write_report(begun, sweep_dir)
     if failed := [job for job in jobs if job.outcome not in ("finished", "skipped")]:
         raise Failed(f"{len(failed)} of {len(jobs)} jobs failed; the traceback of each is in its folder")
 

@@ -4,6 +4,7 @@ Composes the config, checks it, and hands it to the loop in ``vit_cnn/training/l
 ``vit_cnn/errors.py``.
 """
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -24,6 +25,8 @@ def run(composed: DictConfig) -> None:
         run_dir = run_dir.relative_to(Path.cwd())  # shorter in messages
     try:
         if HydraConfig.get().mode == RunMode.MULTIRUN:
+            if composed.resume:
+                raise Refused("resume= goes on with one run, -m starts many: leave out one of the two")
             sweep.run_job(run_dir, lambda: config.check(composed))
             return
         cfg = config.check(resumed(run_dir, composed) if composed.resume else fresh(run_dir, composed))
@@ -40,9 +43,13 @@ def run(composed: DictConfig) -> None:
 
 
 def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:
-    if any(run_dir.iterdir()):
-        raise Refused(f"hydra.run.dir={run_dir} is not empty: choose another folder, or go on with resume={run_dir}")
-    return composed
+    """Claim the folder: of those that start in it at once, one makes ``.hydra`` and the others are refused."""
+    is_empty = not any(run_dir.iterdir())
+    with contextlib.suppress(FileExistsError):
+        if is_empty:
+            (run_dir / ".hydra").mkdir()
+            return composed
+    raise Refused(f"hydra.run.dir={run_dir} is not empty: choose another folder, or go on with resume={run_dir}")
 
 
 def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
@@ -62,9 +69,9 @@ def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
 
 def remove_if_empty(run_dir: Path) -> None:
     """Remove the folder of a run that never began, and ``runs/<name>`` around it where nothing else is in it."""
-    folders = [run_dir, run_dir.parent, run_dir.parent.parent]
-    for folder in folders if folders[-1].name == "runs" else folders[:1]:
-        if not any(folder.iterdir()):
+    folders = [run_dir / ".hydra", run_dir, run_dir.parent, run_dir.parent.parent]
+    for folder in folders if folders[-1].name == "runs" else folders[:2]:
+        with contextlib.suppress(OSError):  # not there, not empty, or somebody else was quicker
             folder.rmdir()
 
 

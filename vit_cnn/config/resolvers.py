@@ -2,6 +2,7 @@
 
 import ctypes
 import hashlib
+import itertools
 import re
 import sys
 from datetime import datetime
@@ -36,7 +37,15 @@ def run_folder(resume: str | None, name: str) -> str:
         if not (Path(resume) / ".hydra" / "config.yaml").is_file():
             raise Refused(f"resume={resume} is not a run folder: it has no .hydra/config.yaml")
         return resume
-    return f"runs/{name}/{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    stamp = f"{datetime.now():%Y-%m-%d_%H-%M-%S}"
+    for number in itertools.count(1):
+        folder = Path(f"runs/{name}/{stamp}" if number == 1 else f"runs/{name}/{stamp}_{number}")
+        try:
+            folder.mkdir(parents=True)  # at once: runs that start within a second get folders of their own
+        except FileExistsError:
+            continue
+        break
+    return str(folder)
 
 
 def file_name(text: str) -> str:

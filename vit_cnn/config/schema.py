@@ -114,6 +114,14 @@ def fields(schema: type) -> list[str]:
     return [field.name for field in dataclasses.fields(schema)]
 
 
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined with dots."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return found
+
+
 def signature(target: str | None, *, key: str) -> type:
     """The keyword-only arguments of a class or function as a dataclass: its signature is its schema.
 

@@ -8,21 +8,28 @@ from torch import Tensor
 
 from vit_cnn.data.dataset import Split
 
+ORDER, AUGMENTATION = 1, 2  # what random numbers are drawn for
+
 
 def shuffled(split: Split, *, batch_size: int, seed: int, epoch: int, first: int) -> Iterator[tuple[int, Tensor]]:
     """Positions of one epoch's batches on the split's device, from batch ``first`` on; an incomplete batch is dropped.
 
     The order is a pure function of ``seed`` and ``epoch``: a resumed epoch goes on with the same batches.
     """
-    order = torch.randperm(len(split), generator=seeded(torch.Generator(), seed, epoch))
+    order = torch.randperm(len(split), generator=seeded(torch.Generator(), ORDER, seed, epoch))
     batches = order.to(split.labels.device).split(batch_size)
     for batch in range(first, len(split) // batch_size):
         yield batch, batches[batch]
 
 
-def seeded(generator: torch.Generator, *numbers: int) -> torch.Generator:
-    """Seed ``generator`` with a hash of ``numbers``, so that a batch depends on nothing that came before it."""
-    return generator.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0]) >> 1)
+def seeded(generator: torch.Generator, purpose: int, *numbers: int) -> torch.Generator:
+    """Seed ``generator`` with a hash of ``numbers``, so that a batch depends on nothing that came before it.
+
+    Args:
+        purpose: ``ORDER`` or ``AUGMENTATION``: the hash pads with zeros, so that without it an epoch's order and its
+            batch 0 would draw the same stream.
+    """
+    return generator.manual_seed(int(np.random.SeedSequence((purpose, *numbers)).generate_state(1, np.uint64)[0]) >> 1)
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

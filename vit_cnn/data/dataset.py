@@ -11,7 +11,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vit_cnn.errors import Refused
+from vit_cnn.errors import Refused, shown
 
 SPLIT_SEED = 0  # part of what a data set is, not a setting: every model and every training seed sees the same split
 
@@ -96,7 +96,7 @@ def assemble(
         max_images: keep about so many images of each split, spread evenly over the classes; ``None`` keeps all.
 
     Raises:
-        Refused: the classes are not ``num_classes``, or a split would be empty.
+        Refused: the classes are not ``num_classes``, a split would be empty, or a class has no training images.
     """
     if len(classes) != num_classes:
         raise Refused(f"data.num_classes={num_classes}, but {name} has {len(classes)} classes")
@@ -104,9 +104,13 @@ def assemble(
     train, val = train.take(kept), train.take(held_out)
     if max_images is not None:
         train, val, test = (shrink(split, max_images) for split in (train, val, test))
+    cause = f"data.val_fraction={val_fraction}" if max_images is None else f"data.max_images={max_images}"
     if not (len(train) and len(val) and len(test)):
         counts = f"{len(train)} training, {len(val)} validation and {len(test)} test images"
-        raise Refused(f"data.val_fraction={val_fraction}: {name} has too few images, {counts}; each needs some")
+        raise Refused(f"{cause}: {name} has too few images, {counts}; each needs some")
+    there = set(train.labels.tolist())
+    if missing := [shown(each) for label, each in enumerate(classes) if label not in there]:
+        raise Refused(f"{cause}: {name} has no training image of {len(missing)} of its classes, such as {missing[0]!r}")
     mean, std = pixel_statistics(train.images)
     fingerprint = hashlib.sha256(
         fingerprint.encode() + b"".join(split.indices.numpy().tobytes() for split in (train, val, test))

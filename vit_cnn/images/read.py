@@ -79,7 +79,9 @@ def read_folder(root: Path, *, image_size: int, num_channels: int, fit: str, ski
             state.update(os.fsencode(path.relative_to(root)) + b"\0")
             state.update(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns}\0".encode())
     slug = re.sub(r"[^\w-]+", "-", ascii(root.resolve().name).strip("'"))[:80]
-    cached = cache / f"{slug}-{image_size}px-{state.hexdigest()[:16]}.npz"
+    settings = f"{root.resolve()} {image_size} {num_channels} {fit}"
+    of_this_folder = f"{slug}-{image_size}px-{hashlib.sha256(os.fsencode(settings)).hexdigest()[:8]}"
+    cached = cache / f"{of_this_folder}-{state.hexdigest()[:16]}.npz"
     if cached.exists():
         try:
             with np.load(cached) as stored:
@@ -104,6 +106,9 @@ def read_folder(root: Path, *, image_size: int, num_channels: int, fit: str, ski
             fingerprint.update(os.fsencode(path.relative_to(root).as_posix()) + digest)
     found = Images(images, labels, fingerprint.hexdigest(), skipped)
     write_cache(cached, pack(found))
+    for before in cache.glob(f"{of_this_folder}-*.npz"):
+        if before != cached:  # of the same folder, before a file of it was changed
+            before.unlink(missing_ok=True)
     return found
 
 

@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from vit_cnn.models.dropout import Dropout
 from vit_cnn.models.linear import Linear
 
+# cuDNN's fused attention, which PyTorch prefers on some GPUs, rounds the dropout rate to sixteenths (0.2 becomes 3/16)
+# and has failed under capture at lengths such as 65. Switched off here, before anything can compile it in.
+torch.backends.cuda.enable_cudnn_sdp(False)
+
 
 class Attention(nn.Module):
     """Multi-head attention: every token mixes the values of all tokens.

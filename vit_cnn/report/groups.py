@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_cnn.config.schema import flat
 from vit_cnn.errors import Refused
 from vit_cnn.run.reading import Run
 
@@ -55,14 +56,6 @@ def swept(runs: list[Run]) -> list[str]:
     settings = [settings_of(run) for run in runs]
     names = settings[0] if settings else {}
     return [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested keys joined with dots."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return found
 
 
 def check_same_data(runs: list[Run]) -> None:

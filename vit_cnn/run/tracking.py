@@ -36,6 +36,12 @@ class Tracker:
         rewind(path, step)
         self.file = open(path, "a", buffering=1)  # a line is on its way to the disk as soon as it is complete
         self.wandb = WandbRun(cfg, run_dir, wandb_id)
+        if self.wandb.mode == "offline" and step:
+            # W&B cannot resume an offline run: of two folders with one id, the one that is uploaded later replaces the
+            # other (https://github.com/wandb/wandb/issues/3841). So the new one gets all that came before.
+            for line in path.read_text().splitlines():
+                values = json.loads(line)
+                self.wandb.log(values, values["step"])
         self.mark("running")
 
     @property

@@ -32,8 +32,8 @@ def load_config(run_dir: Path, *, device: str) -> DictConfig:
         trained_on = torch.device(cfg.trainer.device).type
         is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(trained_on, True)
         device = cfg.trainer.device if is_here else "cpu"
-    if torch.device(device).type != torch.device(cfg.trainer.device).type:
-        cfg.trainer.precision = "fp32"
+    if torch.device(device).type != torch.device(cfg.trainer.device).type:  # leave behind what this device has not
+        cfg.trainer.precision, cfg.trainer.cuda_graph, cfg.trainer.compile = "fp32", False, False
     cfg.trainer.device = device
     config.check_device(cfg)
     return cfg

@@ -34,6 +34,7 @@ class WandbRun:
     def __init__(self, cfg: DictConfig, run_dir: Path, wandb_id: str | None) -> None:
         self.run: Any = None
         self.id = wandb_id
+        self.is_resumed = wandb_id is not None
         self.mode = "disabled"
         if cfg.wandb.mode == "disabled":
             return
@@ -82,6 +83,8 @@ class WandbRun:
         else:
             folder = os.path.relpath(Path(self.run.dir).parent)
             log.info("W&B: offline. Look: wandb leet %s   Upload: wandb sync %s", os.path.dirname(folder), folder)
+            if self.is_resumed:
+                log.info("That folder has the whole run; upload it alone, not those of its earlier parts.")
 
     def log(self, line: dict[str, Any], step: int) -> None:
         self.attempt("log", lambda: self.run.log(line, step=step))

@@ -1,9 +1,12 @@
 """A training step as one CUDA graph: launching its hundreds of kernels takes longer than running them."""
 
+import logging
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 WARM_UP = 3  # steps before the capture, in which libraries choose and allocate
 
@@ -38,7 +41,11 @@ class Captured:
             self.graph = torch.cuda.CUDAGraph()
             self.graph.register_generator_state(self.generator)
             with torch.cuda.graph(self.graph):  # records the kernels and runs none
-                self.result = self.step(self.argument)
+                try:
+                    self.result = self.step(self.argument)
+                except Exception:  # the end of the capture raises an error of its own, which hides this one
+                    log.exception("The training step cannot be captured")
+                    raise
         self.argument.copy_(argument)
         self.graph.replay()
         return self.result.clone()

@@ -1,5 +1,6 @@
 """The end of a run: one pass of the best weights over clean images, the predictions, the result."""
 
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from vit_cnn.models.size import count
 from vit_cnn.run.files import write_atomically, write_json
 from vit_cnn.run.looks import count_looks, note_look
 from vit_cnn.run.media import Media
+from vit_cnn.run.reading import read_rows
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.wandb_run import WandbRun
 from vit_cnn.training.plan import Plan
@@ -64,6 +66,9 @@ def write_result(
 ) -> dict[str, Any]:
     """Write ``result.json``, last of all files, since its presence means that the run has finished; returns it."""
     progress, device = state.progress, torch.device(cfg.trainer.device)
+    # The median over the lines of metrics, so that compiling, a capture or a busy minute do not count.
+    rates = [row["images_per_second"] for row in read_rows(run_dir) if row.get("images_per_second")]
+    whole_rate = progress.step * cfg.recipe.batch_size / progress.seconds_train
     result = {
         "model": type(state.model).__name__,
         "params": count(state.model),
@@ -74,10 +79,11 @@ def write_result(
         **scores,
         "best_epoch": progress.best_step / plan.steps_per_epoch,
         "seconds_train": progress.seconds_train,
-        **speed.of(progress.step * cfg.recipe.batch_size, progress.seconds_train),
+        **speed.of(statistics.median(rates) if rates else whole_rate),
         "peak_memory_bytes": peak_memory_bytes(device),
         "device": device_name(device),
         "precision": precision_of(cfg.trainer.precision),
+        "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
         "data": data.describe(),
         "versions": versions(),
         "git": git_state(),

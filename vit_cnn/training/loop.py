@@ -23,13 +23,13 @@ from torch import Tensor
 from vit_cnn.config.schema import Recipe
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
-from vit_cnn.data.batches import normalise, seeded, shuffled
+from vit_cnn.data.batches import AUGMENTATION, normalise, seeded, shuffled
 from vit_cnn.errors import Failed, Stopped
 from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, precision_of
 from vit_cnn.models.size import flops_per_image, size_table
 from vit_cnn.run import checkpoint
 from vit_cnn.run.display import RunDisplay, print_results
-from vit_cnn.run.files import read_json
+from vit_cnn.run.files import read_json, write_atomically
 from vit_cnn.run.media import Media
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.tracking import Tracker
@@ -37,7 +37,7 @@ from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.finish import final_pass, write_result
 from vit_cnn.training.optim import learning_rate, set_learning_rate
 from vit_cnn.training.plan import Plan, note_continuation, plan_run
-from vit_cnn.training.precision import autocast_for
+from vit_cnn.training.precision import autocast_for, use_whole_fp32
 from vit_cnn.training.scoring import logits_of, score
 from vit_cnn.training.speed import Speed, peak_flops
 from vit_cnn.training.state import State, build_state, device_of, not_finite
@@ -73,11 +73,12 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     data: Dataset = instantiate(cfg.data).to(device)
     plan = plan_run(cfg, run_dir, data, saved)
     if plan.is_done:
-        return tell_finished(run_dir)
+        return tell_finished(cfg, run_dir)
 
     # Build: the network, its optimiser, and the step that changes it.
     if cfg.trainer.keep_freed_memory:
         keep_freed_memory()
+    use_whole_fp32()
     torch.backends.cudnn.benchmark = True  # sizes do not change: let cuDNN try which of its algorithms is quickest
     state = build_state(cfg, saved, last)
     progress = state.progress
@@ -112,7 +113,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             ):
                 lr = learning_rate(progress.step, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
                 set_learning_rate(state.optimizer, lr)
-                seeded(generator, cfg.seed, epoch, batch)
+                seeded(generator, AUGMENTATION, cfg.seed, epoch, batch)
                 state.window.append(step(chosen))
                 progress.step += 1
                 display.step(progress.step)
@@ -154,8 +155,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     return result
 
 
-def tell_finished(run_dir: Path) -> dict[str, Any]:
-    log.info("%s is finished; nothing to do. A larger recipe.epochs trains it further.", run_dir)
+def tell_finished(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
+    why = f"It ends at max_steps={cfg.max_steps}" if cfg.max_steps else "A larger recipe.epochs trains it further"
+    log.info("%s is finished; nothing to do. %s.", run_dir, why)
     print_results([result := read_json(run_dir / "result.json")])
     return result
 
@@ -170,6 +172,8 @@ def build_step(
     generator: torch.Generator,
 ) -> Callable[[Tensor], Tensor]:
     """``training_step`` of this run, as a function of the positions of the images alone."""
+    if cfg.trainer.compile:
+        torch.compiler.reset()  # else Dynamo counts the networks of a sweep's earlier jobs, and gives up at the ninth
     step = functools.partial(
         training_step,
         state=state,
@@ -186,9 +190,11 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
     """Write the config into the run folder, say what is to be trained, on what, where, and begin the record of it."""
     model, progress = state.model, state.progress
     (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(cfg, run_dir / ".hydra" / "config.yaml")
+    write_atomically(run_dir / ".hydra" / "config.yaml", lambda file: file.write(OmegaConf.to_yaml(cfg).encode()))
     (run_dir / "result.json").unlink(missing_ok=True)  # its presence means that the run has finished
     example = normalise(data.train.images[: cfg.recipe.batch_size], data.mean, data.std)
+    # Runs the network eagerly, which has to come before any captured step: Dynamo compiles anew where nothing ran
+    # before, and cannot do so within a capture.
     console.print(size_table(model, example, every_layer=cfg.layers))
     counts = f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
     log.info("%s: %s", data.name, counts)
@@ -212,7 +218,7 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
 def first_batch(seed: int, recipe: Recipe, data: Dataset, generator: torch.Generator) -> Tensor:
     """The first images of the run as the network will see them; drawing them changes nothing that is drawn later."""
     batch, chosen = next(shuffled(data.train, batch_size=recipe.batch_size, seed=seed, epoch=0, first=0))
-    seeded(generator, seed, 0, batch)
+    seeded(generator, AUGMENTATION, seed, 0, batch)
     return training_batch(chosen, data=data, recipe=recipe.augment, generator=generator)[0]
 
 
@@ -220,7 +226,7 @@ def training_metrics(state: State, speed: Speed, batch_size: int) -> dict[str, f
     """Speed since the last line of metrics, memory and the norm of the weights; the window begins anew."""
     progress = state.progress
     images = (progress.step - progress.logged_step) * batch_size
-    metrics = speed.of(images, progress.seconds_train - progress.logged_seconds)
+    metrics = speed.of(images / (progress.seconds_train - progress.logged_seconds))
     metrics["memory_bytes"] = peak_memory_bytes(device_of(state.model))
     parameters = [parameter for parameter in state.model.parameters() if parameter.requires_grad]
     metrics["param_norm"] = torch.nn.utils.get_total_norm(parameters).item()

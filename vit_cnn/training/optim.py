@@ -12,6 +12,9 @@ from vit_cnn.config.schema import Optimizer, Recipe
 def build_optimizer(model: nn.Module, recipe: Optimizer, state: dict[str, Any] | None = None) -> torch.optim.Optimizer:
     """AdamW (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101) or SGD with Nesterov momentum.
 
+    Weight decay acts on every parameter, norms, biases, positions and CLS among them, as it does in the notebook behind
+    the deck.
+
     Args:
         state: what ``state_dict`` gave, on whatever device, to go on from there.
     """
@@ -33,6 +36,11 @@ def build_optimizer(model: nn.Module, recipe: Optimizer, state: dict[str, Any] |
         )
     if state is not None:
         optimizer.load_state_dict(state)
+        for parameter, held in optimizer.state.items():
+            for name, tensor in held.items():
+                if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
+                    # Laid out like its parameter, as the fused step takes for granted: channels_last may have changed.
+                    held[name] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
     device = parameters[0].device
     for group in optimizer.param_groups:
         if device.type == "cuda":  # so that a CUDA graph of the step reads the learning rate anew each time

@@ -29,7 +29,8 @@ def logits_of(
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:
-    """Accuracy (a fraction) and plain cross-entropy of logits [n, classes]."""
+    """Accuracy (a fraction) and plain cross-entropy of logits [n, classes], in float64, which not every device has."""
+    logits, labels = logits.cpu(), labels.cpu()
     return {
         "acc": (logits.argmax(dim=1) == labels).double().mean().item(),
         "loss": F.cross_entropy(logits.double(), labels).item(),

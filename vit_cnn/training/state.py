@@ -125,7 +125,8 @@ def build_state(cfg: DictConfig, saved: dict[str, Any] | None, last: Path) -> St
     )
     if saved:
         checkpoint.load_weights(model, saved["model"], last)
-        state.scaler.load_state_dict(saved["scaler"])
+        if saved["scaler"]:  # empty where the part before did without
+            state.scaler.load_state_dict(saved["scaler"])
         state.window = list(saved["window"].to(device))
         state.best = {name: tensor.to(device) for name, tensor in saved["best"].items()}
         set_rng_state(saved["rng"], device)
