@@ -33,10 +33,11 @@ from vit_cnn.run.files import read_json, write_atomically
 from vit_cnn.run.media import Media
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.tracking import Tracker
+from vit_cnn.training.continuation import note_continuation
 from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.finish import final_pass, write_result
 from vit_cnn.training.optim import learning_rate, set_learning_rate
-from vit_cnn.training.plan import Plan, note_continuation, plan_run
+from vit_cnn.training.plan import Plan, plan_run
 from vit_cnn.training.precision import autocast_for, use_whole_fp32
 from vit_cnn.training.scoring import logits_of, score
 from vit_cnn.training.speed import Speed, peak_flops

@@ -1,20 +1,15 @@
 """How many steps a run takes, and whether it may begin or go on at all."""
 
 import dataclasses
-import logging
 import math
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
-from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Refused
-from vit_cnn.training.optim import learning_rate
-from vit_cnn.training.state import Progress, progress_in
-
-log = logging.getLogger(__name__)
+from vit_cnn.training.state import progress_in
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,34 +49,3 @@ def plan_run(cfg: DictConfig, run_dir: Path, data: Dataset, saved: dict[str, Any
     if saved and not is_done and saved["fingerprint"] != data.fingerprint:
         raise Refused(f"{run_dir} was trained on other images or another split than {data.name} has now")
     return Plan(steps_per_epoch, int(last_step), is_done)
-
-
-def note_continuation(
-    cfg: DictConfig, recipe: Recipe, plan: Plan, progress: Progress, *, before: dict[str, Any]
-) -> None:
-    """Write into ``progress`` that the run goes on here, and with what; warn where its learning rate loses its shape.
-
-    Args:
-        before: the config of the part before, as plain values. Only the trainer and the epochs can differ.
-    """
-    changed = {
-        f"trainer.{key}": [before["trainer"].get(key), value]
-        for key, value in cfg.trainer.items()
-        if before["trainer"].get(key) != value
-    }
-    planned = dataclasses.replace(recipe, epochs=before["recipe"]["epochs"])
-    schedule = ""
-    if planned.epochs != recipe.epochs:
-        changed["recipe.epochs"] = [planned.epochs, recipe.epochs]
-        rates = [
-            [learning_rate(step, recipe=each, steps_per_epoch=plan.steps_per_epoch) for step in range(progress.step)]
-            for each in (planned, recipe)
-        ]
-        if rates[0] != rates[1]:
-            schedule = f"planned for {planned.epochs} epochs until step {progress.step}"
-            log.warning(
-                "The learning rate of the first %d steps was that of a run of %d epochs: this is not what a straight "
-                "run of %d epochs would be. result.json says so, and reports keep such runs apart.",
-                progress.step, planned.epochs, recipe.epochs,
-            )  # fmt: skip
-    progress.continued.append({"step": progress.step, "changed": changed, "schedule": schedule})

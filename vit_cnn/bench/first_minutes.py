@@ -1,0 +1,149 @@
+"""The first minutes on a new GPU, a step a command: ``python -m vit_cnn.bench.first_minutes environment``.
+
+Then ``plain``, ``captured`` and ``profile``; digits are enough. Each step prints as it goes, so that a time limit loses
+nothing, and ends with exit code 1 where something is not as it should be. After them: the tests
+(``python -m pytest tests -k "cuda or captured" -p no:xdist``) and ``vit_cnn.bench.goals``.
+"""
+
+import argparse
+import contextlib
+import importlib
+import platform
+import shutil
+import statistics
+import subprocess
+import sysconfig
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import cast
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from vit_cnn import config
+from vit_cnn.config.schema import Recipe
+from vit_cnn.data import Dataset
+from vit_cnn.errors import Failed, exit_with_code
+from vit_cnn.machine import precision_of, versions
+from vit_cnn.run.reading import read_rows
+from vit_cnn.training.loop import build_step, train
+from vit_cnn.training.optim import set_learning_rate
+from vit_cnn.training.precision import autocast_for, use_whole_fp32
+from vit_cnn.training.state import build_state
+
+NETWORKS = ("cnn", "vit")
+SMALL = ["data=digits", "recipe=modern", "wandb.mode=disabled", "trainer.log_every=1"]
+PROFILED = 20  # steps
+
+
+def environment(_: list[str]) -> None:
+    """What is installed, what Triton needs for compiling, what the device is."""
+    for name in ("torch", "torchvision", "triton", "vit_cnn.training.loop"):
+        print(f"import {name}: {'fails' if failed(importlib.import_module, name) else 'works'}")
+    print("versions:", versions(), "glibc", platform.libc_ver()[1])
+    compiler = shutil.which("gcc") or shutil.which("cc")
+    print("C compiler:", compiler or "none: torch.compile will not work")
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    print("Python.h:", header if header.exists() else "none: torch.compile will not work")
+    print("CUDA:", torch.version.cuda, "cuDNN:", torch.backends.cudnn.version())
+    print("cuDNN's attention:", "on" if torch.backends.cuda.cudnn_sdp_enabled() else "off")
+    if shutil.which("nvidia-smi"):
+        subprocess.run(["nvidia-smi"])
+
+
+def plain(overrides: list[str]) -> None:
+    """Five plain steps of each network; from the second on, none may wait for the device."""
+    for model in NETWORKS:
+        losses = []
+        for number, loss in enumerate(steps(checked(model, overrides), 5)):
+            if torch.cuda.is_available():
+                torch.cuda.set_sync_debug_mode("error" if number < 4 else "default")
+            losses.append(loss)
+        print(f"{model}: losses {[round(loss[0].item(), 4) for loss in losses]}")
+
+
+def captured(overrides: list[str]) -> None:
+    """Twenty captured steps of each network in fp32 against plain ones.
+
+    Raises:
+        Failed: the losses differ by more than a thousandth in the first ten steps, before rounding has grown.
+    """
+    for model in NETWORKS:
+        losses = {}
+        for graph in ("false", "true"):
+            cfg = checked(model, ["trainer.precision=fp32", f"trainer.cuda_graph={graph}", *overrides])
+            losses[graph] = [loss[0].item() for loss in steps(cfg, 20)]
+        off = max(abs(a / b - 1) for a, b in zip(losses["true"][:10], losses["false"][:10], strict=True))
+        print(
+            f"{model}: captured {losses['true'][-1]:.4f}, plain {losses['false'][-1]:.4f}, largest difference {off:.1e}"
+        )
+        if off > 1e-3:
+            raise Failed(f"{model}: a captured step does not learn what a plain one learns: {losses}")
+
+
+def profile(overrides: list[str]) -> None:
+    """Milliseconds of a step compiled and captured, seconds of compiling, and where the time goes, for later limits."""
+    for model in NETWORKS:
+        fast = ["trainer.compile=true", "trainer.cuda_graph=true"] if torch.cuda.is_available() else []
+        cfg = checked(model, [*fast, "recipe.epochs=1000", "max_steps=1500", "trainer.log_every=null", *overrides])
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.perf_counter()
+            train(cfg, Path(folder) / "run")
+            whole = time.perf_counter() - started
+            rows = [row for row in read_rows(Path(folder) / "run") if "images_per_second" in row]
+        ms = statistics.median(1000 * cfg.recipe.batch_size / row["images_per_second"] for row in rows)
+        print(f"{model}: {ms:.3f} ms a step, {whole - rows[-1]['step'] * ms / 1000:.1f} s of everything else")
+        with torch.profiler.profile() as profiler:
+            for _ in steps(checked(model, overrides), PROFILED):
+                pass
+        by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        print(profiler.key_averages().table(sort_by=by, row_limit=15))
+
+
+def checked(model: str, overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        return config.check(compose("config", overrides=[f"model={model}", *SMALL, *overrides]))
+
+
+def steps(cfg: DictConfig, number: int) -> Iterator[torch.Tensor]:
+    """Loss, accuracy and gradient norm of training steps, one after another, on the device."""
+    use_whole_fp32()
+    device = torch.device(cfg.trainer.device)
+    data: Dataset = instantiate(cfg.data).to(device)
+    state = build_state(cfg, None, Path())
+    state.model(data.train.images[:1].float())  # eagerly, before anything is captured
+    recipe = cast(Recipe, OmegaConf.to_object(cfg.recipe))
+    autocast, generator = autocast_for(device, precision_of(cfg.trainer.precision)), torch.Generator(device)
+    step = build_step(cfg, recipe=recipe, state=state, data=data, autocast=autocast, generator=generator)
+    set_learning_rate(state.optimizer, cfg.recipe.optimizer.lr)
+    state.model.train()
+    chosen = torch.arange(cfg.recipe.batch_size, device=device)
+    for count in range(number):
+        generator.manual_seed(count)
+        yield step(chosen)
+
+
+def failed(call: Callable[[str], object], argument: str) -> bool:
+    with contextlib.suppress(ImportError):
+        call(argument)
+        return False
+    return True
+
+
+STEPS = {step.__name__: step for step in (environment, plain, captured, profile)}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m vit_cnn.bench.first_minutes", description=__doc__)
+    parser.add_argument("step", choices=STEPS, help="which")
+    parser.add_argument("overrides", nargs="*", help="of the config, such as trainer=cpu")
+    arguments = parser.parse_args()
+    STEPS[arguments.step](arguments.overrides)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)
