@@ -32,21 +32,26 @@ class Stream:
     def wait_stream(self, other: "Stream") -> None: ...
 
 
-def test_a_captured_step_sees_each_argument_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    capturing: list[StandIn] = []
+@pytest.fixture
+def capturing(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
+    """The graph that is being captured, if one is."""
+    graphs: list[StandIn] = []
 
     @contextlib.contextmanager
     def capture(graph: StandIn) -> Iterator[None]:
-        capturing.append(graph)
+        graphs.append(graph)
         yield
-        capturing.pop()
+        graphs.pop()
 
     monkeypatch.setattr(torch.cuda, "Stream", Stream)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", StandIn)
     monkeypatch.setattr(torch.cuda, "graph", capture)
+    return graphs
 
+
+def test_a_captured_step_sees_each_argument_once(capturing: list[StandIn]) -> None:
     total, calls, graphs = torch.zeros(2), [], []
 
     def step(x: Tensor) -> Tensor:
@@ -71,3 +76,18 @@ def test_a_captured_step_sees_each_argument_once(monkeypatch: pytest.MonkeyPatch
     assert [result[0].item() for result in results] == [2, 6, 12, 20, 30, 42, 56]  # no result overwrites another
     assert len(calls) == WARM_UP + 1
     assert graphs[0].generators == [generator]
+
+
+def test_a_step_that_cannot_be_captured_says_why(capturing: list[StandIn], caplog: pytest.LogCaptureFixture) -> None:
+    """The end of a capture raises an error of its own, which would hide the cause."""
+
+    def step(x: Tensor) -> Tensor:
+        if capturing:
+            raise RuntimeError("this reads the device")
+        return x
+
+    captured = Captured(step, generator=torch.Generator())
+    with pytest.raises(RuntimeError):
+        for _ in range(WARM_UP + 1):
+            captured(torch.zeros(1))
+    assert "this reads the device" in caplog.text

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 from helpers import call, composed, run
+from omegaconf import OmegaConf
 
 from vit_cnn import compare, evaluate
+from vit_cnn.run.trained import load_config
 from vit_cnn.training.loop import train
 
 
@@ -25,6 +27,19 @@ def test_evaluate_reproduces_the_result(
         assert code == 0, printed
         for key in ("acc", "loss"):
             assert printed.count(f"{result[f'{split}/{key}']:.6f}") >= 2, printed
+
+
+def test_a_run_of_a_gpu_can_be_used_on_a_cpu(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    run("run", "max_steps=1")
+    cfg = OmegaConf.load("run/.hydra/config.yaml")
+    cfg.trainer.update({"device": "cuda", "precision": "amp", "cuda_graph": True, "compile": True})
+    OmegaConf.save(cfg, "run/.hydra/config.yaml")
+    moved = load_config(Path("run"), device="cpu").trainer
+    assert (moved.device, moved.precision, moved.cuda_graph, moved.compile) == ("cpu", "fp32", False, False)
+    code, printed = call(evaluate.main, ["run=run", "device=cpu"], monkeypatch, capfd)
+    assert code == 0, printed
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -531,3 +531,13 @@ def test_the_loop_reads_plain_attributes(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(loop, "learning_rate", lambda done, **o: seen.append(o["recipe"]) or rate(done, **o))
     run("run", "max_steps=1")
     assert [type(recipe) for recipe in seen] == [Recipe]
+
+
+def test_each_compiled_run_begins_with_a_clean_slate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dynamo counts the networks that it has compiled in a process, and runs the ninth eagerly."""
+    resets = []
+    monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    for number in range(2):
+        run(str(number), "trainer.compile=true", "max_steps=1")
+    assert len(resets) == 2

@@ -8,6 +8,9 @@ import pytest
 import torch
 
 from vit_cnn.machine import peak_memory_bytes
+from vit_cnn.models import ViT  # noqa: F401, switches cuDNN's attention off
+from vit_cnn.models.linear import Linear
+from vit_cnn.training.speed import peak_flops
 
 FAULTS = """
 import resource, sys, torch
@@ -38,3 +41,31 @@ def test_the_peak_is_of_this_process_alone() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 2**25 < int(done.stdout) < ballast.nbytes
     assert peak_memory_bytes(torch.device("cpu")) > ballast.nbytes
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_the_peak_is_measured_in_the_precision_of_training(
+    precision: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Casting its inputs each time would make the peak too low, and every share of it too high."""
+    seen = []
+
+    def spy(self: Linear, rows: torch.Tensor) -> torch.Tensor:
+        seen.append((rows.dtype, self.weight.dtype))
+        return torch.zeros(1, 1)
+
+    monkeypatch.setattr(Linear, "forward", spy)
+    peak_flops.__wrapped__(torch.device("cpu"), precision)
+    assert set(seen) == {(dtype, dtype)}
+
+
+def test_attention_of_cudnn_is_off() -> None:
+    """It rounds the dropout rate to sixteenths."""
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_measuring_the_peak_leaves_no_trace_in_the_peak_memory() -> None:
+    device = torch.device("cuda")
+    peak_flops.__wrapped__(device, "fp32")
+    assert peak_memory_bytes(device) < 2**27
