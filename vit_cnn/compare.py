@@ -10,7 +10,11 @@ from vit_cnn.run.looks import count_looks
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m vit_cnn.compare", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="vit-cnn compare",
+        epilog="example: vit-cnn compare runs/a runs/b",
+        description="Finished runs side by side",
+    )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder with a result.json")
     runs = parser.parse_args().runs
     if unfinished := [run for run in runs if not (run / "result.json").is_file()]:

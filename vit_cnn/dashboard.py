@@ -75,7 +75,11 @@ def workspace(*, entity: str, project: str) -> Any:
 def main() -> None:
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         settings = compose("config").wandb
-    parser = argparse.ArgumentParser(prog="python -m vit_cnn.dashboard", description="W&B panels that compare the runs")
+    parser = argparse.ArgumentParser(
+        prog="vit-cnn dashboard",
+        epilog="example: vit-cnn dashboard --entity my-team",
+        description="W&B panels that compare the runs",
+    )
     parser.add_argument(
         "--entity", default=settings.entity or os.environ.get("WANDB_ENTITY", ""), help="W&B user or team"
     )

@@ -1,4 +1,4 @@
-"""How long will it take here? ``python -m vit_cnn.estimate experiment=patch_dropout``, or any overrides of a training.
+"""How long will it take here? ``vit-cnn estimate experiment=patch_dropout``, or any overrides of a training.
 
 Times a few training steps and evaluation batches of each job on random images.
 """
@@ -32,8 +32,18 @@ from vit_cnn.training.scoring import BATCH_SIZE
 STEPS = 4  # of which the first, which warms up, does not count
 
 
+HELP = """usage: vit-cnn estimate [OVERRIDE …]
+
+Takes what a training or a sweep takes, times a few steps of each job on random images, and trains nothing.
+
+example: vit-cnn estimate experiment=patch_dropout recipe.epochs=20"""
+
+
 def main() -> None:
     overrides = sys.argv[1:]
+    if {"-h", "--help"} & set(overrides):
+        print(HELP)
+        return
     datasets: dict[str, Dataset] = {}
     speeds: dict[str, tuple[float, float]] = {}
     total = 0.0

@@ -1,4 +1,4 @@
-"""Measure a trained network: ``python -m vit_cnn.evaluate run=runs/… split=test``.
+"""Measure a trained network: ``vit-cnn evaluate runs/… split=test``.
 
 Uses the best weights, on clean images, as the end of a training run does, and reproduces its ``result.json``.
 """
@@ -33,8 +33,21 @@ class Command:
     device: str = "auto"  # auto: where the run was trained if that device is here, else cpu
 
 
+HELP = """usage: vit-cnn evaluate RUN [split=test] [device=auto]
+
+  RUN     run folder
+  split   train, val or test (default); a look at the test images is counted in the run folder
+  device  cpu, cuda or mps; auto (default): where the run was trained if that device is here, else cpu
+
+example: vit-cnn evaluate runs/first split=val"""
+
+
 def main() -> None:
-    command = config.typed(Command, dict(OmegaConf.from_dotlist(sys.argv[1:])), prefix="")
+    if {"-h", "--help"} & set(sys.argv[1:]):
+        print(HELP)
+        return
+    given = [argument if "=" in argument else f"run={argument}" for argument in sys.argv[1:]]
+    command = config.typed(Command, dict(OmegaConf.from_dotlist(given)), prefix="")
     if command.split not in ("train", "val", "test"):
         raise Refused(f"split={command.split} must be one of train, val, test")
     run_dir = Path(command.run)

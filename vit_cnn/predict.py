@@ -36,7 +36,11 @@ SIDE = 224  # pixels of an image in the picture of the attention, about
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m vit_cnn.predict", description="Classify images with a trained run")
+    parser = argparse.ArgumentParser(
+        prog="vit-cnn predict",
+        epilog="example: vit-cnn predict runs/mine photo.jpg --top 5",
+        description="Classify images with a trained run",
+    )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="file, folder or glob; - reads a list of them from standard input"

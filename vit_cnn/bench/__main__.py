@@ -23,7 +23,9 @@ from vit_cnn.errors import exit_with_code
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m vit_cnn.bench", description="Measure speed against other libraries"
+        prog="vit-cnn bench",
+        epilog="example: vit-cnn bench trainer.precision=bf16 --out speed",
+        description="Measure speed against other libraries",
     )
     parser.add_argument("overrides", nargs="*", help="of the config, such as trainer.precision=bf16")
     parser.add_argument("--out", type=Path, default=Path("experiments/speed"), help="folder for the results")

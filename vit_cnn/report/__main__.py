@@ -11,7 +11,9 @@ from vit_cnn.run.reading import find_runs
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m vit_cnn.report", description="Compare runs in a page and its files"
+        prog="vit-cnn report",
+        epilog="example: vit-cnn report runs/a runs/b --out report",
+        description="Compare runs in a page and its files",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder of them")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the report (default: report)")

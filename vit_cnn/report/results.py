@@ -9,6 +9,7 @@ from vit_cnn.report.groups import by_label, mean_and_std
 from vit_cnn.report.page import Page
 from vit_cnn.report.statistics import expected_calibration_error, mcnemar, probabilities_of
 from vit_cnn.run.display import duration
+from vit_cnn.run.looks import count_looks
 from vit_cnn.run.reading import Run
 
 Array = np.ndarray[Any, Any]
@@ -92,10 +93,11 @@ def add_runs(page: Page, runs: list[Run], repeats: list[tuple[Run, Run]]) -> Non
             run.status,
             run.message or "–",
             f"{run.rows[-1]['epoch']:g}" if run.rows else "0",
+            str(count_looks(run.folder) or "–"),
         ]
         for run in runs
     ]
-    page.table("runs", ["folder", "network", "seed", "status", "message", "epochs"], rows)
+    page.table("runs", ["folder", "network", "seed", "status", "message", "epochs", "looks at test"], rows)
     for run, counted in repeats:
         page.text(f"{run.folder} repeats seed {run.seed} of {counted.folder} and is not counted.")
 
