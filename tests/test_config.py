@@ -17,12 +17,12 @@ from vit_cnn import config
 Command = Callable[..., tuple[int, str]]
 
 REFUSALS = {
-    "modle.x=1": "modle is not a key; there are model, data",
+    "modle.x=1": "modle is not a key: did you mean model?",
     "model.width=1": "width is not a key; there are _target_, image_size",
     "+model.width=1": "model.width is not a key; there are image_size",
     "+recipe.optimizer.beta=1": "recipe.optimizer.beta is not a key; there are name, lr",
     "model=vti": "model=vti: there is no such option, but there are cnn, vit",
-    "experiment=nothing": "experiment=nothing: there is no such option, but there are cnn_89, cpu_half_hour, demo",
+    "experiment=nothing": "experiment=nothing: there is no such option, but there are cnn_89, cpu_half_hour, debug, demo",
     "recipe.epochs=two": "recipe.epochs: Value 'two' of type 'str' could not be converted to Integer",
     "recipe.epochs=0": "recipe.epochs=0 must be at least 1",
     "recipe.epochs=null": "recipe.epochs",
@@ -162,3 +162,26 @@ def test_config_job_answers_quickly_and_runs_nothing(capfd: pytest.CaptureFixtur
     assert done.returncode == 0
     assert OmegaConf.create(done.stdout).model.patch_size == 4
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("epochs=3", "epochs is not a key: did you mean recipe.epochs?"),
+    ("recipe.epoch=3", "recipe.epoch is not a key: did you mean recipe.epochs?"),
+    ("model.dropot=0.1", "model.dropot is not a key: did you mean model.dropout?"),
+    ("modle=vit", "modle is not a key: did you mean model?"),
+    ("lr=1e-3", "lr is not a key: did you mean recipe.optimizer.lr?"),
+    ("zzz=1", "zzz is not a key; there are model, data, recipe,"),
+    ("seed=0,1", "seed=0,1 is several values: for a run of each, add -m; for a list, write seed=[0,1]"),
+])  # fmt: skip
+def test_what_may_have_been_meant(command: Command, override: str, message: str) -> None:
+    code, printed = command("data=digits", override)
+    assert code == 2
+    assert printed.startswith(f"error: {message}"), printed
+    assert len(printed.splitlines()) == 1
+
+
+def test_types_are_told_without_hydras_leftovers(command: Command) -> None:
+    code, printed = command("data=digits", "recipe.optimizer.lr=fast")
+    assert code == 2
+    assert "full_key" not in printed
+    assert "recipe.optimizer.lr: Value 'fast' of type 'str' could not be converted to Float" in printed

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from helpers import composed
+from helpers import composed, metrics
 
 from vit_cnn import config
 from vit_cnn.training.loop import train
@@ -23,3 +23,10 @@ def test_experiment_is_a_document(path: Path) -> None:
     header = path.read_text().split("defaults:")[0]
     for word in ("Question:", "Command:", "Expected:"):
         assert word in header
+
+
+@pytest.mark.parametrize("network", [["model=cnn"], ["model=vit", "model.dropout=0"]])
+def test_debug_knows_a_batch_by_heart(network: list[str]) -> None:
+    Path("run").mkdir()
+    train(composed("experiment=debug", *network, "trainer=cpu", "trainer.log_every=1"), Path("run"))
+    assert [line["train/acc"] for line in metrics("run") if "train/acc" in line][-1] == 1

@@ -97,7 +97,9 @@ def test_stopped_and_resumed_is_the_same_as_uninterrupted(
 ) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, step)
-        with pytest.raises(Stopped, match=f"Stopped at step {step} of 10. To go on: resume=parts"):
+        with pytest.raises(
+            Stopped, match=f"Stopped at step {step} of 10. To go on: python -m vit_cnn.train resume=parts"
+        ):
             run("parts")
     assert json.loads(Path("parts/status.json").read_text())["status"] == "stopped"
     assert not Path("parts/result.json").exists()
@@ -133,7 +135,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(
         stop_at(patch, 7, times=2)
         code, printed = command(*TINY, "hydra.run.dir=parts")
     assert code == 3, printed
-    assert "To go on from the last checkpoint: resume=parts" in printed
+    assert "To go on from the last checkpoint: python -m vit_cnn.train resume=parts" in printed
     assert json.loads(Path("parts/status.json").read_text())["status"] == "stopped"
     assert command("resume=parts")[0] == 0
     assert_same_run(whole, "parts")
@@ -144,7 +146,7 @@ def test_resume_by_command_changes_only_what_it_may(command: Command, monkeypatc
         stop_at(patch, 3)
         code, printed = command(*TINY, "hydra.run.dir=run")
     assert code == 3, printed
-    assert "To go on: resume=run" in printed
+    assert "To go on: python -m vit_cnn.train resume=run" in printed
 
     for refused in ("seed=1", "recipe.optimizer.lr=1", "model=cnn", "+recipe.epochs.x=1"):
         code, printed = command("resume=run", refused)

@@ -1,12 +1,16 @@
 """What can end a run early, and what the user reads then: one or two lines and an exit code, no traceback."""
 
+import difflib
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, cast
 
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 FINISHED = 0
@@ -28,6 +32,11 @@ class Failed(Exception):
 
 class Stopped(Exception):
     """The run was asked to stop and can be resumed."""
+
+
+def resume_command(run_dir: Path) -> str:
+    """What goes on with a run, ready to be pasted into a shell."""
+    return f"python -m vit_cnn.train {shlex.quote(f'resume={run_dir}')}"
 
 
 def exit_with_code(main: Callable[[], object]) -> None:
@@ -78,13 +87,46 @@ def one_line(error: BaseException) -> str:
         return f"{error.override!r} is not of the form key=value"
     key_error = error.__cause__
     if isinstance(error, ConfigCompositionException) and isinstance(key_error, OmegaConfBaseException):
-        known = [str(key) for key in key_error.parent_node or () if key != "hydra"]
-        return f"{key_error.full_key} is not a key; there are {', '.join(known)}"
+        return not_a_key(str(key_error.full_key), key_error.parent_node)
+    if re.match(r"Ambiguous value for argument", str(error)):
+        key, value = str(error).split("'")[1].split("=", maxsplit=1)
+        return f"{key}={value} is several values: for a run of each, add -m; for a list, write {key}=[{value}]"
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing[1]} is missing: give it on the command line, {missing[1]}=…"
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error))
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line.strip() for line in text.splitlines() if line.strip() and "full_key:" not in line]
     return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def not_a_key(key: str, parent: Any) -> str:
+    """The message for a key that is not there, with the one that may have been meant, here or elsewhere in the config.
+
+    Args:
+        parent: the part of the composed config in which it was looked for.
+    """
+    known = [str(each) for each in parent or () if each != "hydra"]
+    group, _, name = key.rpartition(".")
+    meant = [f"{group}.{each}".lstrip(".") for each in difflib.get_close_matches(name, known, n=1)]
+    if not meant and isinstance(parent, DictConfig):
+        everywhere = {
+            each.rsplit(".", maxsplit=1)[-1]: each for each in reversed(dotted(cast(DictConfig, parent._get_root())))
+        }
+        meant = [everywhere[each] for each in difflib.get_close_matches(name, everywhere, n=1, cutoff=0.8)]
+    hint = f": did you mean {meant[0]}?" if meant else f"; there are {', '.join(known)}"
+    return f"{key} is not a key{hint}"
+
+
+def dotted(config: DictConfig, prefix: str = "") -> list[str]:
+    """The keys of a config, joined with dots; those of Hydra itself and targets left out."""
+    found = []
+    for key in map(str, config):
+        if key in ("hydra", "_target_"):
+            continue
+        found.append(f"{prefix}{key}")
+        node = config._get_node(key)
+        if isinstance(node, DictConfig):
+            found += dotted(node, f"{prefix}{key}.")
+    return found
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

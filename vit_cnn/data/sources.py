@@ -82,8 +82,9 @@ def cifar(
         if (there := Path(root) / archive.filename).exists():
             wrong = f"{there} has not the checksum of the real archive (md5 {archive.tgz_md5}), "
         raise Refused(
-            f"data.root={root}: {name} is not there whole: {wrong}and {archive.url} gives: {error}. "
-            "Without network: data=digits, or data=folder data.root=<folder with <class>/*.jpg>"
+            f"data.root={root}: {name} is not there whole: {wrong}{archive.url} gives: {error}. "
+            f"Without network: put {archive.filename} into {root}, or use data=digits, or data=folder "
+            "data.root=<folder with <class>/*.jpg>"
         ) from error
     splits = []
     for source in sources:

@@ -6,7 +6,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from vit_cnn.errors import Stopped
+from vit_cnn.errors import Stopped, resume_command
 
 
 class StopSignal:
@@ -34,7 +34,9 @@ class StopSignal:
     ) -> None:
         self.restore()
         if kind is KeyboardInterrupt:
-            raise Stopped(f"Stopped at once. To go on from the last checkpoint: resume={self.run_dir}") from error
+            raise Stopped(
+                f"Stopped at once. To go on from the last checkpoint: {resume_command(self.run_dir)}"
+            ) from error
 
     def request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

@@ -24,7 +24,7 @@ from vit_cnn.config.schema import Recipe
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import AUGMENTATION, normalise, seeded, shuffled
-from vit_cnn.errors import Failed, Stopped
+from vit_cnn.errors import Failed, Stopped, resume_command
 from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, precision_of
 from vit_cnn.models.size import flops_per_image, size_table
 from vit_cnn.run import checkpoint
@@ -145,7 +145,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
                 progress.seconds = tracker.seconds
                 state.save(run_dir, data, **about)
             if stop.requested:
-                raise Stopped(f"Stopped at step {progress.step} of {plan.last_step}. To go on: resume={run_dir}")
+                raise Stopped(
+                    f"Stopped at step {progress.step} of {plan.last_step}. To go on: {resume_command(run_dir)}"
+                )
 
         # End: the best weights on clean images, once.
         scores = final_pass(state, data, autocast, run_dir=run_dir, media=media, stop=stop)
