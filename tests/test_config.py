@@ -22,7 +22,7 @@ REFUSALS = {
     "+model.width=1": "model.width is not a key; there are image_size",
     "+recipe.optimizer.beta=1": "recipe.optimizer.beta is not a key; there are name, lr",
     "model=vti": "model=vti: there is no such option, but there are cnn, vit",
-    "experiment=nothing": "experiment=nothing: there is no such option, but there are cnn_89, cpu_half_hour, debug, demo",
+    "experiment=nothing": "experiment=nothing: there is no such option, but there are cnn_89, cpu_half_hour, debug",
     "recipe.epochs=two": "recipe.epochs: Value 'two' of type 'str' could not be converted to Integer",
     "recipe.epochs=0": "recipe.epochs=0 must be at least 1",
     "recipe.epochs=null": "recipe.epochs",

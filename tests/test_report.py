@@ -186,7 +186,9 @@ def test_the_deck_stands_beside_cifar10_only(runs: Path) -> None:
     build(find_runs([runs]), Path("out"), look_inside=False)
     columns = next(csv.DictReader(open("out/results.csv")))
     assert not [column for column in columns if "deck" in column]
-    assert {"seeds", "ECE", "PFLOP", "device", "precision"} <= columns.keys()
+    assert {"seeds", "ECE", "epochs", "train loss"} <= columns.keys()
+    cost = next(csv.DictReader(open("out/cost.csv")))
+    assert {"PFLOP", "device", "precision", "training time"} <= cost.keys()
     for name in ("vit3", "vit4", "cnn"):
         data = json.loads((runs / name / "result.json").read_text())["data"]
         change(runs / name, data=data | {"name": "CIFAR-10 (lossless)"})

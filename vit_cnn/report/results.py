@@ -27,17 +27,20 @@ def add_results(page: Page, runs: list[Run], predictions: Predictions) -> None:
         "standard deviation over different seeds. ECE: 15 bins, test. PFLOP: of training, three forward passes a step."
         + (" The deck's figures are for CIFAR-10; it names no epochs for its CNN." if is_cifar10 else ""),
     )
-    rows = []
-    for label, group in by_label([run for run in runs if run.result]).items():
-        row = {"": label, **figures_of(group, predictions[label])}
-        if is_cifar10:
-            row = with_deck(row, DECK.get(group[0].model, {}))
-        rows.append(row)
-    headings = list(rows[0]) if rows else [""]
-    about = [
-        f"{run.result['data']['name']}, fingerprint {run.result['data']['fingerprint']}" for run in runs if run.result
-    ]
-    page.table("results", headings, [list(row.values()) for row in rows], f"{'; '.join(sorted(set(about)))}.")
+    groups = by_label([run for run in runs if run.result])
+    rows = [{"": label, **figures_of(group, predictions[label])} for label, group in groups.items()]
+    if is_cifar10:
+        decks = [DECK.get(group[0].model, {}) for group in groups.values()]
+        rows = [with_deck(row, deck) for row, deck in zip(rows, decks, strict=True)]
+    data = [run.result["data"] for run in runs if run.result]
+    about = [f"{each['name']}, fingerprint {each['fingerprint']}" for each in data]
+    add_rows(page, "results", rows, f"{'; '.join(sorted(set(about)))}.")
+    page.heading("What it took")
+    add_rows(page, "cost", [{"": label, **cost_of(group)} for label, group in groups.items()])
+
+
+def add_rows(page: Page, name: str, rows: list[dict[str, str]], caption: str = "") -> None:
+    page.table(name, list(rows[0]) if rows else [""], [list(row.values()) for row in rows], caption)
 
 
 def figures_of(group: list[Run], predictions: list[dict[str, Array]]) -> dict[str, str]:
@@ -51,11 +54,17 @@ def figures_of(group: list[Run], predictions: list[dict[str, Array]]) -> dict[st
         expected_calibration_error(probabilities_of(arrays["test_logits"]), arrays["test_labels"])
         for arrays in predictions
     ]
-    flops = [3 * r["flops_per_image"] * r["steps"] * r["config"]["recipe"]["batch_size"] / 1e15 for r in results]
     return row | {
         "ECE": spread(errors, "{:.2%}"),
         "seeds": str(len(results)),
         "epochs": ", ".join(sorted({f"{result['epochs']:g}" for result in results})),
+    }
+
+
+def cost_of(group: list[Run]) -> dict[str, str]:
+    results = [run.result for run in group if run.result]
+    flops = [3 * r["flops_per_image"] * r["steps"] * r["config"]["recipe"]["batch_size"] / 1e15 for r in results]
+    return {
         "best epoch": ", ".join(f"{result['best_epoch']:g}" for result in results),
         "training time": duration(float(np.mean([result["seconds_train"] for result in results]))),
         "PFLOP": f"{np.mean(flops):.3g}",
