@@ -278,6 +278,9 @@ def test_default_folders_are_claimed_at_once() -> None:
 def test_of_two_starts_in_one_folder_one_is_refused() -> None:
     Path("mine").mkdir()
     fresh(Path("mine"), DictConfig({}))
+    with pytest.raises(Refused, match="mine belongs to a start that goes on, or was killed early: then remove it"):
+        fresh(Path("mine"), DictConfig({}))
+    Path("mine/metrics.jsonl").touch()
     with pytest.raises(Refused, match="mine is not empty"):
         fresh(Path("mine"), DictConfig({}))
 

@@ -28,9 +28,9 @@ log = logging.getLogger(__name__)
 
 # Beginnings of keys. Device, memory format and compiling change nothing but the speed, up to rounding.
 CHANGES_NOTHING = (
-    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "wandb", "trainer.device",
-    "trainer.compile",
-    "trainer.cuda_graph", "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",
+    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "wandb",
+    "trainer.device", "trainer.compile", "trainer.cuda_graph",
+    "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",
 )  # fmt: skip
 NOTES = ".jobs"  # folder of the notes, in that of the sweep; each names a run folder, and what is not to be seen there
 
@@ -95,7 +95,7 @@ def check_same_settings(cfg: DictConfig, run_dir: Path) -> None:
 
 
 def what_matters(cfg: Any) -> dict[str, Any]:
-    """What of a config can change the result: not how it is logged, nor where the images and their cache lie."""
+    """What of a config can change the result: not how it is logged, nor where the images' cache lies."""
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg))
     plain["data"]["root"] = str(Path(plain["data"].get("root", "")).expanduser().resolve())
     return {key: value for key, value in flat(plain).items() if not key.startswith(CHANGES_NOTHING)}

@@ -49,6 +49,8 @@ def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:
         if is_empty:
             (run_dir / ".hydra").mkdir()
             return composed
+    if not (run_dir / ".hydra" / "config.yaml").exists() and [*run_dir.iterdir()] == [run_dir / ".hydra"]:
+        raise Refused(f"hydra.run.dir={run_dir} belongs to a start that goes on, or was killed early: then remove it")
     raise Refused(f"hydra.run.dir={run_dir} is not empty: choose another folder, or go on with resume={run_dir}")
 
 
