@@ -132,16 +132,17 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
             if plan.ends_epoch(progress.step):
                 epochs_done, is_last = progress.step / plan.steps_per_epoch, progress.step == plan.last_step
-                val = score(logits_of(forward, data.val, data, autocast), data.val.labels)
-                if not math.isfinite(val["loss"]):
-                    raise Failed(not_finite(f"validation loss is {val['loss']:g}", progress.step))
-                is_best = progress.is_best(val)
-                metrics = {"val/loss": val["loss"], "val/acc": val["acc"]}
-                tracker.log(progress.step, epoch=epochs_done, **metrics)
-                display.val_metrics(epochs_done, metrics, is_best=is_best)
-                media.inside(state.model, step=progress.step, epoch=epochs_done, is_last=is_last)
-                if is_best:
-                    state.note_best(val)
+                with state.weights_to_evaluate():
+                    val = score(logits_of(forward, data.val, data, autocast), data.val.labels)
+                    if not math.isfinite(val["loss"]):
+                        raise Failed(not_finite(f"validation loss is {val['loss']:g}", progress.step))
+                    is_best = progress.is_best(val)
+                    metrics = {"val/loss": val["loss"], "val/acc": val["acc"]}
+                    tracker.log(progress.step, epoch=epochs_done, **metrics)
+                    display.val_metrics(epochs_done, metrics, is_best=is_best)
+                    media.inside(state.model, step=progress.step, epoch=epochs_done, is_last=is_last)
+                    if is_best:
+                        state.note_best(val)
             if stop.requested or progress.step == plan.last_step or tracker.seconds - progress.seconds > SAVE_EVERY:
                 progress.seconds = tracker.seconds
                 state.save(run_dir, data, **about)
