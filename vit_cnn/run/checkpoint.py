@@ -1,5 +1,12 @@
-"""Checkpoints: ``last.pt`` and ``best.pt``, written whole or not at all, read without running code."""
+"""Checkpoints: ``last.pt`` and ``best.pt``, written whole or not at all, read without running code.
 
+``previous.pt`` is the ``last.pt`` before: what to go on from where a disk has damaged the last one.
+"""
+
+import contextlib
+import logging
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +16,52 @@ from torch import nn
 from vit_cnn.errors import Refused
 from vit_cnn.run.files import write_atomically
 
+log = logging.getLogger(__name__)
+
+
+def save_last(run_dir: Path, state: dict[str, Any]) -> None:
+    """Write ``last.pt``; the one before it stays, as ``previous.pt``."""
+    last, previous, link = run_dir / "last.pt", run_dir / "previous.pt", run_dir / f".previous.pt.{os.getpid()}.tmp"
+    with contextlib.suppress(OSError):  # there is none yet, or the file system knows no second names
+        os.link(last, link)
+        os.replace(link, previous)
+    save(last, state)
+
+
+def load_last(run_dir: Path) -> dict[str, Any] | None:
+    """What ``save_last`` wrote last, or before that if the last is damaged; ``None`` where a run has not begun.
+
+    Raises:
+        Refused: there is no whole one.
+    """
+    last, previous = run_dir / "last.pt", run_dir / "previous.pt"
+    if not last.exists():
+        return None
+    try:
+        return load(last)
+    except Refused as damage:
+        if not previous.exists():
+            raise
+        saved = load(previous)
+        log.warning("%s. Going on from the checkpoint before it, step %d.", damage, saved["progress"]["step"])
+        os.replace(previous, last)
+        return saved
+
 
 def save(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, lambda file: torch.save(state, file))
 
 
 def load(path: Path) -> dict[str, Any]:
-    """Read a checkpoint to the CPU; only tensors and plain values are unpickled.
+    """Read a checkpoint to the CPU, and the checksums in it; only tensors and plain values are unpickled.
 
     Raises:
         Refused: there is none, or it is damaged.
     """
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"the checksum of {damaged} in it is wrong")
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise Refused(f"{path} does not exist") from None

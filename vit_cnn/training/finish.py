@@ -94,5 +94,6 @@ def write_result(
         "status": "finished",
     }
     wandb.summary(scores)
+    (run_dir / "previous.pt").unlink(missing_ok=True)
     write_json(run_dir / "result.json", result)
     return result

@@ -70,7 +70,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     last = run_dir / "last.pt"
 
     # Refuse: what can be wrong is found before there is a run.
-    saved = checkpoint.load(last) if last.exists() else None
+    saved = checkpoint.load_last(run_dir)
     data: Dataset = instantiate(cfg.data).to(device)
     plan = plan_run(cfg, run_dir, data, saved)
     if plan.is_done:

@@ -105,7 +105,7 @@ class State:
             "progress": dataclasses.asdict(self.progress),
             "fingerprint": data.fingerprint,
         }
-        checkpoint.save(run_dir / "last.pt", held | about)
+        checkpoint.save_last(run_dir, held | about)
         if self.best and not self.best_is_written:
             use = {"mean": data.mean, "std": data.std, "classes": data.classes, "fingerprint": data.fingerprint}
             checkpoint.save(run_dir / "best.pt", {"model": self.best, "step": self.progress.best_step, **use})

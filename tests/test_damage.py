@@ -1,0 +1,69 @@
+"""A bit that a disk has flipped is told, and costs at most what came after the checkpoint before."""
+
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import run, stop_at
+from test_resume import assert_same_run
+
+from vit_cnn.errors import Refused, Stopped
+from vit_cnn.run import checkpoint
+
+
+def flip(path: Path, position: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[position] ^= 1 << random.randrange(8)
+    path.write_bytes(content)
+
+
+def test_a_flipped_bit_is_told_or_changes_nothing() -> None:
+    run("run", "max_steps=2")
+    path = Path("run/best.pt")
+    whole, content = checkpoint.load(path), path.read_bytes()
+    random.seed(0)
+    told = 0
+    for position in random.sample(range(len(content)), 150):
+        path.write_bytes(content)
+        flip(path, position)
+        try:
+            found = checkpoint.load(path)
+        except Refused as error:
+            assert "run/best.pt is damaged" in str(error)
+            told += 1
+        else:  # padding between the parts of the file, or a date
+            assert all(torch.equal(found["model"][name], tensor) for name, tensor in whole["model"].items())
+            assert {**found, "model": 0, "mean": 0, "std": 0} == {**whole, "model": 0, "mean": 0, "std": 0}
+    assert told > 75
+
+
+def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("whole")
+    for step in (3, 6):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            with pytest.raises(Stopped):
+                run("parts")
+    last = Path("parts/last.pt")
+    flip(last, last.stat().st_size // 2)
+    run("parts")
+    assert "last.pt is damaged" in caplog.text
+    assert "Going on from the checkpoint before it, step 3." in caplog.text
+    assert_same_run("whole", "parts")
+    assert not Path("parts/previous.pt").exists()  # a finished run needs one checkpoint
+
+
+def test_where_both_are_damaged_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 3)
+        with pytest.raises(Stopped):
+            run("run")
+    metrics = Path("run/metrics.jsonl").read_bytes()
+    for name in ("last.pt", "previous.pt"):
+        Path("run", name).write_bytes(b"PK" + bytes(1000))
+    with pytest.raises(Refused, match=r"run/previous\.pt is damaged"):
+        run("run")
+    assert Path("run/metrics.jsonl").read_bytes() == metrics
