@@ -124,25 +124,6 @@ def test_the_trainer_is_chosen_without_raising(monkeypatch: pytest.MonkeyPatch) 
     assert config.resolvers.auto_trainer() == "cpu"
 
 
-def test_own_network_is_one_yaml(command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The README's recipe: a module somewhere, a YAML in a folder of one's own."""
-    (tmp_path / "mine.py").write_text(
-        "from torch import nn\n"
-        "class Linear(nn.Sequential):\n"
-        "    def __init__(self, *, image_size: int, num_channels: int, num_classes: int):\n"
-        "        super().__init__(nn.Flatten(), nn.Linear(num_channels * image_size**2, num_classes))\n"
-    )
-    (tmp_path / "own" / "model").mkdir(parents=True)
-    sizes = "".join(f"{key}: ${{data.{key}}}\n" for key in ("image_size", "num_channels", "num_classes"))
-    (tmp_path / "own" / "model" / "linear.yaml").write_text("_target_: mine.Linear\n" + sizes)
-    monkeypatch.syspath_prepend(tmp_path)
-    ours = [o for o in TINY if not o.startswith("model.")]
-    code, printed = command("hydra.searchpath=[file://own]", "model=linear", *ours, "hydra.run.dir=run")
-    assert code == 0, printed
-    assert "Linear" in printed
-    assert (tmp_path / "run" / "result.json").exists()
-
-
 def test_a_network_of_the_wrong_shape_is_refused(command: Command) -> None:
     code, printed = command("data=digits", "trainer=cpu", "model.num_classes=7")
     assert code == 2
