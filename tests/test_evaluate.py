@@ -45,7 +45,7 @@ def test_a_run_of_a_gpu_can_be_used_on_a_cpu(
 @pytest.mark.parametrize(("arguments", "message"), [
     (["run=nowhere"], "run=nowhere is not a run folder"),
     (["run=run", "split=dev"], "split=dev must be one of train, val, test"),
-    (["run=run", "spilt=val"], "spilt is not a key; there are run, split, device"),
+    (["run=run", "spilt=val"], "spilt is not a key: did you mean split?"),
     (["split=val"], "run is missing"),
 ])  # fmt: skip
 def test_evaluate_refuses(

@@ -5,12 +5,15 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from helpers import TINY, call, composed
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
+from vit_cnn import config
 from vit_cnn.training.loop import train
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +22,25 @@ BLOCKS = [block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```",
 
 SHORT = "data.max_images=100 recipe.batch_size=16 max_steps=2"
 BY_CI = ("make demo", "make test", "make compare", "make sweep", "make dashboard")  # run by .ci/run, shortened
+FILES = re.findall(r"```yaml\n((?:# @package _global_\n)?# (my_conf/\S+\.yaml).*?)```", README, re.DOTALL)
+
+MY_PACKAGE = """
+from torch import nn
+
+class MyNetwork(nn.Sequential):
+    def __init__(self, *, image_size: int, num_channels: int, num_classes: int, width: int):
+        flat = num_channels * image_size**2
+        super().__init__(nn.Flatten(), nn.Linear(flat, width), nn.ReLU(), nn.Linear(width, num_classes))
+"""
+
 NEEDS_NETWORK = ("python -m vit_cnn.train model=vit data=cifar10", "python -m vit_cnn.train model=cnn data=cifar10")
+
+
+def write_files() -> None:
+    """What the README shows of YAML files of one's own, where it says that they lie."""
+    for text, path in FILES:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text)
 
 
 def shortened(command: str) -> str:
@@ -41,6 +62,9 @@ def test_commands(
 ) -> None:
     """In this process, since each start of Python takes seconds; ``make demo`` in .ci/run starts the same modules."""
     image_tree.rename(tmp_path / "my_images")
+    write_files()
+    Path("my_package.py").write_text(MY_PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path)
     for command in block:
         if command in BY_CI:
             assert re.search(rf"^{command}( |$)", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
@@ -51,6 +75,21 @@ def test_commands(
         GlobalHydra.instance().clear()
         code, printed = call(main, arguments, monkeypatch, capfd)
         assert code == 0, f"{command}\n{printed}"
+
+
+def test_files_of_ones_own_do_what_they_say(command: Callable[..., tuple[int, str]]) -> None:
+    write_files()
+    ours = ["hydra.searchpath=[file://my_conf]", "experiment=wide"]
+    with initialize_config_dir(str(config.CONF), version_base="1.3"):
+        cfg = compose("config", overrides=ours)
+    assert (cfg.model._target_, cfg.model.width, cfg.recipe.epochs) == ("my_package.MyNetwork", 128, 10)
+    experiment = Path("my_conf/experiment/wide.yaml")
+    for first_line_gone in (experiment.read_text().partition("\n")[2], "seed: 1\n"):
+        experiment.write_text(first_line_gone)
+        code, printed = command(*ours, "data=digits")
+        assert code == 2
+        assert "has to begin with the line `# @package _global_`" in printed
+        assert len(printed.splitlines()) == 1
 
 
 def test_python_runs(image_tree: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One way in: ``vit-cnn train model=vit``, or ``python -m vit_cnn train model=vit``."""
 
 import importlib
+import os
 import sys
 
 from vit_cnn.errors import Refused, exit_with_code
@@ -35,6 +36,8 @@ def main() -> None:
 
 
 def script() -> None:
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # as python -m does: your own network may lie there
     exit_with_code(main)
 
 

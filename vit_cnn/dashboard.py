@@ -25,7 +25,7 @@ def workspace(*, entity: str, project: str) -> Any:
     import wandb_workspaces.workspaces as ws
 
     def curve(title: str, key: str) -> panels.LinePlot:
-        return panels.LinePlot(title=title, x="epoch", y=[key], groupby="model._target_", groupby_rangefunc="stddev")
+        return panels.LinePlot(title=title, x="epoch", y=[key], groupby="name", groupby_rangefunc="stddev")
 
     swept = [panels.Config(key) for key in ("model.patch_size", "model.dropout", "recipe.optimizer.lr")]
     outcome = [panels.SummaryMetric(key) for key in ("val/acc", "test/acc")]
@@ -39,8 +39,8 @@ def workspace(*, entity: str, project: str) -> Any:
             curve("gradient norm", "grad_norm"),
         ],
         "Test": [
-            panels.BarPlot(title="test accuracy", metrics=["test/acc"], groupby="model._target_"),
-            panels.BarPlot(title="test loss", metrics=["test/loss"], groupby="model._target_"),
+            panels.BarPlot(title="test accuracy", metrics=["test/acc"], groupby="name"),
+            panels.BarPlot(title="test loss", metrics=["test/loss"], groupby="name"),
             panels.RunComparer(diff_only=True),
         ],
         "Errors": [

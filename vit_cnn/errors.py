@@ -5,6 +5,8 @@ import os
 import re
 import shlex
 import sys
+import sysconfig
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +22,8 @@ STOPPED = 3  # and can be resumed
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them its own way
+
+NEEDS_PACKAGE = "has to begin with the line `# @package _global_`: without it, its keys stand apart from the config"
 
 
 class Refused(Exception):
@@ -88,13 +92,16 @@ def one_line(error: BaseException) -> str:
     key_error = error.__cause__
     if isinstance(error, ConfigCompositionException) and isinstance(key_error, OmegaConfBaseException):
         return not_a_key(str(key_error.full_key), key_error.parent_node)
+    if headless := re.match(r"In '(experiment/[^']+)': Could not override '[^']*@experiment\.", str(error)):
+        return f"{headless[1]}.yaml {NEEDS_PACKAGE}"
     if re.match(r"Ambiguous value for argument", str(error)):
         key, value = str(error).split("'")[1].split("=", maxsplit=1)
         return f"{key}={value} is several values: for a run of each, add -m; for a list, write {key}=[{value}]"
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing[1]} is missing: give it on the command line, {missing[1]}=…"
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error))
-    lines = [line.strip() for line in text.splitlines() if line.strip() and "full_key:" not in line]
+    leftover = re.compile(r" *(full_key:|object_type=|$)")
+    lines = [line.strip() for line in text.splitlines() if not leftover.match(line)]
     return " ".join(lines[:2]) if lines else type(error).__name__
 
 
@@ -107,6 +114,9 @@ def not_a_key(key: str, parent: Any) -> str:
     known = [str(each) for each in parent or () if each != "hydra"]
     group, _, name = key.rpartition(".")
     meant = [f"{group}.{each}".lstrip(".") for each in difflib.get_close_matches(name, known, n=1)]
+    target = str(parent.get("_target_", "")) if isinstance(parent, DictConfig) else ""
+    if target and not meant and not target.startswith("vit_cnn."):
+        return f"{key} is not a key of its file; +{key}=… hands it to {target} all the same"
     if not meant and isinstance(parent, DictConfig):
         everywhere = {
             each.rsplit(".", maxsplit=1)[-1]: each for each in reversed(dotted(cast(DictConfig, parent._get_root())))
@@ -127,6 +137,19 @@ def dotted(config: DictConfig, prefix: str = "") -> list[str]:
         if isinstance(node, DictConfig):
             found += dotted(node, f"{prefix}{key}.")
     return found
+
+
+def place(error: BaseException) -> str:
+    """Where in the user's own files an error arose, such as ``, my_package/nets.py, line 12``; else empty."""
+    if isinstance(error, SyntaxError):
+        return ""  # its message says it
+    not_theirs = [Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")]
+    not_theirs.append(Path(__file__).parent)
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_file() and not any(path.is_relative_to(folder) for folder in not_theirs):
+            return f", {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}, line {frame.lineno}"
+    return ""
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

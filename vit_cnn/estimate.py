@@ -3,11 +3,13 @@
 Times a few training steps and evaluation batches of each job on random images.
 """
 
+import argparse
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +22,10 @@ from rich import box
 from rich.table import Table
 
 from vit_cnn import config
+from vit_cnn.config.network import build_network
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
-from vit_cnn.errors import exit_with_code
+from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.machine import device_name, keep_freed_memory, precision_of
 from vit_cnn.run.display import duration
 from vit_cnn.training.optim import build_optimizer
@@ -32,18 +35,20 @@ from vit_cnn.training.scoring import BATCH_SIZE
 STEPS = 4  # of which the first, which warms up, does not count
 
 
-HELP = """usage: vit-cnn estimate [OVERRIDE …]
-
-Takes what a training or a sweep takes, times a few steps of each job on random images, and trains nothing.
-
-example: vit-cnn estimate experiment=patch_dropout recipe.epochs=20"""
-
-
 def main() -> None:
-    overrides = sys.argv[1:]
-    if {"-h", "--help"} & set(overrides):
-        print(HELP)
-        return
+    parser = argparse.ArgumentParser(
+        prog="vit-cnn estimate",
+        epilog="example: vit-cnn estimate experiment=patch_dropout recipe.epochs=20",
+        description="How long a training or a sweep takes: times a few steps of each job on random images",
+    )
+    parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="whatever a training or a sweep takes")
+    parser.add_argument("--config-dir", metavar="DIR", type=Path, help="a folder of YAML files of your own")
+    arguments = parser.parse_intermixed_args()
+    overrides: list[str] = arguments.overrides
+    if arguments.config_dir:
+        if not arguments.config_dir.is_dir():
+            raise Refused(f"--config-dir {arguments.config_dir} is not a folder")
+        overrides.append(f"hydra.searchpath=['file://{arguments.config_dir.resolve()}']")
     datasets: dict[str, Dataset] = {}
     speeds: dict[str, tuple[float, float]] = {}
     total = 0.0
@@ -94,7 +99,7 @@ def measure(cfg: DictConfig) -> tuple[float, float]:
     if cfg.trainer.keep_freed_memory:
         keep_freed_memory()
     layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
-    model = instantiate(cfg.model).to(device, memory_format=layout)
+    model = build_network(cfg.model).to(device).to(memory_format=layout)
     optimizer = build_optimizer(model, cfg.recipe.optimizer)
     autocast = autocast_for(device, precision_of(cfg.trainer.precision))
     size, channels = cfg.data.image_size, cfg.data.num_channels

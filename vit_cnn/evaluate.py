@@ -14,6 +14,8 @@ from rich import box
 from rich.table import Table
 
 from vit_cnn import config
+from vit_cnn.config.network import build_network
+from vit_cnn.config.target import network_name
 from vit_cnn.console import console
 from vit_cnn.data import Dataset, Split
 from vit_cnn.errors import Refused, exit_with_code
@@ -59,7 +61,7 @@ def main() -> None:
         raise Refused(
             f"{run_dir} was trained on other images or another split: {weights['fingerprint']}, now {data.fingerprint}"
         )
-    model = instantiate(cfg.model).to(device)
+    model = build_network(cfg.model).to(device)
     checkpoint.load_weights(model, weights["model"], run_dir / "best.pt")
 
     if command.split == "test":
@@ -71,7 +73,7 @@ def main() -> None:
     result_file = run_dir / "result.json"
     recorded = read_json(result_file) if result_file.exists() else {}
     table = Table(
-        title=f"{type(model).__name__} on {data.name}, {len(split):,} {command.split} images", box=box.SIMPLE_HEAD
+        title=f"{network_name(cfg.model)} on {data.name}, {len(split):,} {command.split} images", box=box.SIMPLE_HEAD
     )
     for heading in ("", "now", "result.json"):
         table.add_column(heading, justify="right")

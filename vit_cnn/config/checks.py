@@ -6,8 +6,9 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from vit_cnn.config.schema import Config, signature, typed
-from vit_cnn.errors import Refused, one_line
+from vit_cnn.config.schema import Config, typed
+from vit_cnn.config.target import arguments
+from vit_cnn.errors import NEEDS_PACKAGE, Refused
 
 
 def one_of(*allowed: str) -> tuple[Any, str]:
@@ -71,8 +72,7 @@ RANGES: dict[str, tuple[Any, str]] = {
 def check(composed: DictConfig) -> DictConfig:
     """Check a composed config and return it typed and resolved.
 
-    Builds the network without memory for its weights (torch's ``meta`` device), so that sizes that do not fit are
-    found before a device is touched, whoever wrote the network.
+    Builds the network too, so that sizes that do not fit are found before a device is touched, whoever wrote it.
 
     Raises:
         Refused: unknown key, wrong type, value out of range, or values that do not go together; one line.
@@ -80,14 +80,18 @@ def check(composed: DictConfig) -> DictConfig:
     if missing := OmegaConf.missing_keys(composed):
         raise Refused(f"{', '.join(sorted(missing))} is missing: give it on the command line, {min(missing)}=…")
     values = typing.cast(dict[str, Any], OmegaConf.to_container(composed, resolve=True))
+    if isinstance(values.get("experiment"), dict):
+        raise Refused(f"experiment: the file {NEEDS_PACKAGE}")
     cfg = typed(Config, values, prefix="")
     for group in ("model", "data"):
         target = values[group].pop("_target_", None)
-        arguments = typed(signature(target, key=f"{group}._target_"), values[group], prefix=f"{group}.")
-        cfg[group] = {"_target_": target, **arguments}
+        cfg[group] = {"_target_": target, **arguments(target, values[group], group=group)}
     check_ranges(cfg)
     check_device(cfg)
-    check_model(cfg)
+
+    from vit_cnn.config.network import check_network
+
+    check_network(cfg)
     return cfg
 
 
@@ -134,21 +138,3 @@ def check_device(cfg: DictConfig) -> None:
             raise Refused(
                 "trainer.cuda_graph=true needs recipe.optimizer.name=adamw or sgd: PyTorch's muon waits for the device"
             )
-
-
-def check_model(cfg: DictConfig) -> None:
-    import torch
-    from hydra.utils import instantiate
-
-    size, channels, classes = cfg.data.image_size, cfg.data.num_channels, cfg.data.num_classes
-    try:
-        with torch.device("meta"):
-            logits = instantiate(cfg.model)(torch.empty(2, channels, size, size))
-    except Exception as error:  # a constructor's own checks, or whatever a stranger's network raises
-        cause = error.__cause__ or error
-        raise Refused(f"model: {one_line(cause)} ({cfg.model._target_})") from error
-    if logits.shape != (2, classes):
-        raise Refused(
-            f"model: {cfg.model._target_} turns images [2, {channels}, {size}, {size}] into {list(logits.shape)}, "
-            f"not into logits [2, {classes}]"
-        )

@@ -8,8 +8,9 @@ import sys
 from datetime import datetime
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from vit_cnn.config.target import network_name
 from vit_cnn.errors import Refused
 from vit_cnn.images.tree import class_names, common_image_size
 
@@ -27,9 +28,9 @@ def auto_trainer() -> str:
         return "cpu"
 
 
-def run_name(target: str, data_name: str) -> str:
-    """``vit_cnn.models.ViT`` and ``CIFAR-10 (JPEG)`` → ``vit-cifar-10-jpeg``."""
-    return "-".join(re.findall(r"[a-z0-9]+", f"{target.rsplit('.', maxsplit=1)[-1]} {data_name}".lower()))
+def run_name(model: DictConfig, data_name: str) -> str:
+    """A ``vit_cnn.models.ViT`` and ``CIFAR-10 (JPEG)`` → ``vit-cifar-10-jpeg``."""
+    return "-".join(re.findall(r"[a-z0-9]+", f"{network_name(model)} {data_name}".lower()))
 
 
 def run_folder(resume: str | None, name: str) -> str:
@@ -46,6 +47,16 @@ def run_folder(resume: str | None, name: str) -> str:
             continue
         break
     return str(folder)
+
+
+def timm_img_size(model_name: str, image_size: int) -> int | None:
+    """``image_size`` for a network of timm that is made for one size, as a ViT is, ``None`` for others."""
+    try:
+        import timm
+    except ImportError as error:
+        raise Refused("model=timm needs timm: pip install timm") from error
+    about = timm.get_pretrained_cfg(model_name)
+    return image_size if about and about.fixed_input_size else None
 
 
 def file_name(text: str) -> str:
@@ -68,5 +79,7 @@ def folder_image_size(root: str) -> int:
     return common_image_size(Path(root))
 
 
-for resolver in (auto_trainer, run_name, run_folder, file_name, folder_name, folder_num_classes, folder_image_size):
+for resolver in (
+    auto_trainer, run_name, run_folder, timm_img_size, file_name, folder_name, folder_num_classes, folder_image_size,
+):  # fmt: skip
     OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

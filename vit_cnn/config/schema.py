@@ -1,15 +1,13 @@
 """The config's keys and types. The values stand in ``conf/``, each once."""
 
 import dataclasses
-import inspect
-import pydoc
 import typing
 from typing import Any, Optional
 
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from vit_cnn.errors import Refused, one_line
+from vit_cnn.errors import Refused, not_a_key, one_line
 
 
 @dataclasses.dataclass
@@ -107,7 +105,7 @@ def typed(schema: type, values: dict[str, Any], *, prefix: str) -> DictConfig:
         key = prefix + (error.full_key or str(error.key))
         if isinstance(error, ConfigKeyError):
             known = error.object_type if dataclasses.is_dataclass(error.object_type) else schema
-            raise Refused(f"{key} is not a key; there are {', '.join(fields(known))}") from error
+            raise Refused(not_a_key(key, fields(known))) from error
         raise Refused(f"{key}: {one_line(error)}") from error
     return typing.cast(DictConfig, merged)
 
@@ -122,29 +120,3 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
     return found
-
-
-def signature(target: str | None, *, key: str) -> type:
-    """The keyword-only arguments of a class or function as a dataclass: its signature is its schema.
-
-    Args:
-        target: dotted path, such as ``vit_cnn.models.ViT``.
-        key: config key that holds it, for the message.
-
-    Raises:
-        Refused: it cannot be imported.
-    """
-    if not target:
-        raise Refused(f"{key} is missing: the dotted path of a class or function")
-    try:
-        function: Any = pydoc.locate(target)
-    except pydoc.ErrorDuringImport as error:
-        raise Refused(f"{key}={target} cannot be imported: {error}") from error
-    if not callable(function):
-        raise Refused(f"{key}={target} cannot be imported: there is no such class or function")
-    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
-    arguments = []
-    for parameter in inspect.signature(function).parameters.values():
-        default = MISSING if parameter.default is parameter.empty else parameter.default
-        arguments.append((parameter.name, hints.get(parameter.name, Any), dataclasses.field(default=default)))
-    return dataclasses.make_dataclass(function.__name__, arguments)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from typing import Any
 
 import torch
 from rich import box
@@ -34,9 +35,8 @@ def layers_of(model: nn.Module, images: Tensor, *, every_layer: bool = False) ->
             chosen[name] = module
 
     def record(name: str):  # type: ignore[no-untyped-def]
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor | tuple[Tensor, ...]) -> None:
-            result = output[0] if isinstance(output, tuple) else output
-            sizes[name] = (list(inputs[0].shape), list(result.shape))
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            sizes[name] = (size_of(inputs), size_of(output))
 
         return hook
 
@@ -51,6 +51,12 @@ def layers_of(model: nn.Module, images: Tensor, *, every_layer: bool = False) ->
         Layer(name or "network", type(module).__name__, count(module), *sizes.get(name, ([], [])))
         for name, module in chosen.items()
     ]
+
+
+def size_of(values: Any) -> list[int]:
+    """Shape of a tensor, or of the first of several; none of what a layer gave or took by name."""
+    first = values[0] if isinstance(values, (tuple, list)) and values else values
+    return list(first.shape) if isinstance(first, Tensor) else []
 
 
 def count(model: nn.Module, *, trainable_only: bool = False) -> int:

@@ -12,6 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from vit_cnn.config.network import build_network
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Refused, one_line
 from vit_cnn.models.size import flops_per_image, layers_of
@@ -127,7 +128,7 @@ def add_curves(page: Page, runs: list[Run]) -> None:
 def flops_of(run: Run) -> int:
     data = run.config["data"]
     image = torch.zeros(1, data["num_channels"], data["image_size"], data["image_size"])
-    return flops_per_image(instantiate(OmegaConf.create(run.config["model"])), image)
+    return flops_per_image(build_network(OmegaConf.create(run.config["model"])), image)
 
 
 def add_claims(page: Page, best: dict[str, list[Run]]) -> None:
@@ -240,7 +241,11 @@ def add_data(page: Page, runs: list[Run], data: Dataset | None) -> None:
     for model in dict.fromkeys(run.model for run in runs):
         run = next(run for run in runs if run.model == model)
         settings = run.config["data"]
-        network = instantiate(OmegaConf.create(run.config["model"]))
+        try:
+            network = build_network(OmegaConf.create(run.config["model"]))
+        except Refused as error:
+            page.text(f"{run.label} is left out: {error}")
+            continue
         batch = run.config["recipe"]["batch_size"]
         images = torch.zeros(batch, settings["num_channels"], settings["image_size"], settings["image_size"])
         layers = layers_of(network, images)

@@ -10,6 +10,7 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn.config.earlier import complete
+from vit_cnn.config.target import network_name
 from vit_cnn.errors import Refused
 from vit_cnn.run.files import read_json
 
@@ -41,8 +42,7 @@ class Run:
 
     @property
     def model(self) -> str:
-        name: str = self.config["model"]["_target_"]
-        return name.rsplit(".", maxsplit=1)[-1]
+        return network_name(self.config["model"])
 
     @property
     def seed(self) -> int:

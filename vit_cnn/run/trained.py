@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from vit_cnn import config
 from vit_cnn.config.earlier import complete
+from vit_cnn.config.network import build_network
 from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Refused
 from vit_cnn.images.decode import decode, why_unreadable
@@ -89,7 +89,7 @@ def load_run(folder: str | Path, *, device: str = "cpu") -> TrainedRun:
     folder = Path(folder)
     cfg = load_config(folder, device=device)
     saved = checkpoint.load(folder / "best.pt")
-    model = instantiate(cfg.model)
+    model = build_network(cfg.model)
     checkpoint.load_weights(model, saved["model"], folder / "best.pt")
     return TrainedRun(
         model=model.eval().requires_grad_(False).to(device),

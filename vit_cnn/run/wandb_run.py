@@ -9,6 +9,8 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from vit_cnn.config.target import network_name
+
 log = logging.getLogger(__name__)
 
 FINISH_SECONDS = 60  # how long the end of a run waits for W&B's upload
@@ -60,7 +62,7 @@ class WandbRun:
                 entity=cfg.wandb.entity,
                 group=cfg.wandb.group,
                 name=f"{cfg.name}-{cfg.recipe.name}-seed{cfg.seed}",
-                tags=[cfg.model._target_.rsplit(".")[-1], cfg.data.name[:64], cfg.recipe.name, *cfg.wandb.tags],
+                tags=[network_name(cfg.model)[:64], cfg.data.name[:64], cfg.recipe.name, *cfg.wandb.tags],
                 config=cast(dict[str, Any], OmegaConf.to_container(cfg)),
                 notes=f"run folder {run_dir}",
                 reinit="finish_previous",

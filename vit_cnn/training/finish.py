@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from vit_cnn.config.target import network_name
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Stopped, resume_command
 from vit_cnn.machine import device_name, git_state, peak_memory_bytes, precision_of, versions
@@ -70,7 +71,7 @@ def write_result(
     rates = [row["images_per_second"] for row in read_rows(run_dir) if row.get("images_per_second")]
     whole_rate = progress.step * cfg.recipe.batch_size / progress.seconds_train
     result = {
-        "model": type(state.model).__name__,
+        "model": network_name(cfg.model),
         "params": count(state.model),
         "flops_per_image": speed.flops_per_image,
         "epochs": progress.step / plan.steps_per_epoch,

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from vit_cnn.config.schema import Recipe
+from vit_cnn.config.target import network_name
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import AUGMENTATION, normalise, seeded, shuffled
@@ -213,7 +214,7 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
         (run_dir / "skipped.txt").write_text("\n".join(data.skipped) + "\n")
         log.warning("%d files cannot be read and are left out: %s", len(data.skipped), run_dir / "skipped.txt")
     device, precision = device_name(torch.device(cfg.trainer.device)), precision_of(cfg.trainer.precision)
-    network = f"{type(model).__name__} on {device}, {precision}"
+    network = f"{network_name(cfg.model)} on {device}, {precision}"
     log.info("%s; %d steps; run folder %s", network, plan.last_step, run_dir)
     display = RunDisplay(
         total_steps=plan.last_step,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_cnn.config.schema import Optimizer, Recipe
+from vit_cnn.errors import Refused
 from vit_cnn.training.muon import MuonAndAdamW
 
 
@@ -21,6 +22,9 @@ def build_optimizer(model: nn.Module, recipe: Optimizer, state: dict[str, Any] |
 
     Args:
         state: what ``state_dict`` gave, on whatever device, to go on from there.
+
+    Raises:
+        Refused: ``muon``, and the network has no such matrices.
     """
     decayed, free = weights_and_others(model)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
@@ -33,9 +37,11 @@ def build_optimizer(model: nn.Module, recipe: Optimizer, state: dict[str, Any] |
             groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
         )
     elif recipe.name == "muon":
-        optimizer = MuonAndAdamW(
-            hidden_matrices(model), groups, lr=recipe.lr, momentum=recipe.momentum, betas=(beta1, beta2)
-        )
+        if not (matrices := hidden_matrices(model)):
+            raise Refused(
+                "recipe.optimizer.name=muon needs linear layers between the first and the last layer: use adamw"
+            )
+        optimizer = MuonAndAdamW(matrices, groups, lr=recipe.lr, momentum=recipe.momentum, betas=(beta1, beta2))
     else:
         optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(beta1, beta2), fused=True)
     if state is not None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from vit_cnn.config.network import build_network
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed, Refused
 from vit_cnn.machine import precision_of
@@ -123,7 +123,7 @@ def build_state(cfg: DictConfig, saved: dict[str, Any] | None, last: Path) -> St
     device = torch.device(cfg.trainer.device)
     torch.manual_seed(cfg.seed)
     layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
-    model = instantiate(cfg.model).to(device, memory_format=layout)
+    model = build_network(cfg.model, pretrained=saved is None).to(device).to(memory_format=layout)
     state = State(
         model=model,
         optimizer=build_optimizer(model, cfg.recipe.optimizer, saved and saved["optimizer"]),
