@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from matplotlib import rc_context
 from omegaconf import OmegaConf
 
+from vit_cnn.console import console
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Refused, one_line, shown
 from vit_cnn.models.size import flops_per_image
@@ -29,6 +31,7 @@ from vit_cnn.run.reading import Run
 log = logging.getLogger(__name__)
 
 
+@rc_context({"text.parse_math": False})  # a class may be called $
 def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: bool = False) -> Path:
     """Write ``report.html`` with its figures and tables into ``folder``.
 
@@ -98,7 +101,7 @@ def check_same_report(runs: list[Run], folder: Path) -> None:
     if others or not before:
         about = f"about other runs ({others[0]})" if others else "not a report that is known here"
         raise Refused(f"{page}, of {written}, is {about}: choose another folder with --out, or add --replace")
-    log.warning("This replaces the report of %s.", written)
+    console.print(f"This replaces the report of {written}.")
 
 
 def best_groups(finished: list[Run]) -> dict[str, list[Run]]:

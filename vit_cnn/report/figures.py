@@ -29,7 +29,7 @@ def per_class(names: list[str], rights: dict[str, list[Array]], labels: Array, c
             deviation = values.std(axis=0, ddof=1)
             spread = np.array([np.minimum(deviation, mean), np.minimum(deviation, 1 - mean)])
         axes.barh(places, mean, height, xerr=spread, ecolor="#333", label=label, color=colours[label])
-    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(0, 1.005)
     axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
@@ -49,10 +49,10 @@ def confusion(label: str, names: list[str], predicted: Array, labels: Array) -> 
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     if len(names) <= MOST_CLASSES:
-        axes.set_xticks(range(len(names)), names, fontsize=8, parse_math=False)
+        axes.set_xticks(range(len(names)), names, fontsize=8)
         if max(map(len, names)) > 2:
             axes.tick_params(axis="x", labelrotation=90)
-        axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+        axes.set_yticks(range(len(names)), names, fontsize=8)
         for row, column in np.ndindex(share.shape):
             if share[row, column] >= 0.005:
                 colour = "white" if share[row, column] > 0.5 else "#333"

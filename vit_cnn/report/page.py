@@ -91,11 +91,14 @@ class Page:
             enlarged: an array of pixels is shown with sharp edges, so many times its size.
         """
         images = [image_of(panel) for panel in panels]
-        (self.folder / f"{name}.png").write_bytes(png(joined(images, columns or len(images))))
+        contents = [png(image) for image in images]
+        whole = contents[0] if len(images) == 1 else png(joined(images, columns or len(images)))
+        (self.folder / f"{name}.png").write_bytes(whole)
         is_pixels = not isinstance(panels[0], Figure)
         scale = enlarged if is_pixels else 1 / SHARP
         shown = [
-            {"data": base64.b64encode(png(image)).decode(), "width": round(image.width * scale)} for image in images
+            {"data": base64.b64encode(content).decode(), "width": round(image.width * scale)}
+            for content, image in zip(contents, images, strict=True)
         ]
         self.add("picture", name=name, panels=shown, caption=caption, is_pixels=is_pixels)
 
@@ -146,5 +149,5 @@ def joined(images: list[Image.Image], columns: int) -> Image.Image:
 
 def png(image: Image.Image) -> bytes:
     content = io.BytesIO()
-    image.save(content, format="PNG", optimize=True)
+    image.save(content, format="PNG")
     return content.getvalue()

@@ -1,12 +1,13 @@
 """What was run, so that a reader can run it again: the command, the commit and the settings of each group of runs."""
 
+import functools
+import itertools
 import re
 import shlex
 from typing import Any, cast
 
 from hydra.core.override_parser.types import Quote, QuotedString
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vit_cnn.config import CONF
 from vit_cnn.config.schema import flat
@@ -79,52 +80,47 @@ def overrides_of(config: dict[str, Any]) -> list[str] | None:
 
     An experiment is not among them: what it sets is, value by value.
     """
-    options = {group: nearest_option(group, config[group]) for group in GROUPS}
-    if None in options.values():
-        return None
-    base = OmegaConf.load(CONF / "config.yaml")
-    base = OmegaConf.merge(base, {group: read_option(group, str(option)) for group, option in options.items()})
+    options = [options_like(group, config[group]) for group in GROUPS]
+    return min((overrides_from(choice, config) for choice in itertools.product(*options)), key=len, default=None)
+
+
+def options_like(group: str, values: dict[str, Any]) -> list[str]:
+    """The files of ``conf/<group>`` that make the same kind of object; those that build on another come last."""
+    paths = sorted((CONF / group).glob("*.yaml"), key=lambda path: ("defaults:" in path.read_text(), path))
+    targets = {path.stem: read_option(group, path.stem).get("_target_") for path in paths}
+    return [name for name, target in targets.items() if target == values.get("_target_")]
+
+
+def overrides_from(choice: tuple[str, ...], config: dict[str, Any]) -> list[str]:
+    """The overrides that compose ``config`` when ``choice`` names an option of each group."""
+    options = dict(zip(GROUPS, choice, strict=True))
+    base = OmegaConf.merge(
+        OmegaConf.load(CONF / "config.yaml"), {group: read_option(group, name) for group, name in options.items()}
+    )
     assert isinstance(base, DictConfig)
-    overrides = [f"{group}={option}" for group, option in options.items()]
+    known = flat(cast(dict[str, Any], OmegaConf.to_container(base)))
+    overrides = [f"{group}={name}" for group, name in options.items()]
     # What refers to another value comes last, since that one may be set by then.
-    for key, value in sorted(settings_of(config).items(), key=lambda item: is_reference(base, item[0])):
-        is_new = key not in flat(cast(dict[str, Any], OmegaConf.to_container(base)))
-        if is_new or value_of(base, key) != value:
+    for key, value in sorted(settings_of(config).items(), key=lambda item: "${" in str(known.get(item[0]))):
+        if key not in known or OmegaConf.select(base, key) != value:
             OmegaConf.update(base, key, value, force_add=True)
-            overrides.append(f"{'+' if is_new else ''}{key}={in_hydra_grammar(value)}")
+            overrides.append(f"{'' if key in known else '+'}{key}={in_hydra_grammar(value)}")
     return overrides
 
 
-def nearest_option(group: str, values: dict[str, Any]) -> str | None:
-    """The file of ``conf/<group>`` with the most values in common, among those that make the same object."""
-    found = {}
-    for path in sorted((CONF / group).glob("*.yaml")):
-        option = read_option(group, path.stem)
-        if option.get("_target_") == values.get("_target_"):
-            plain = cast(dict[str, Any], OmegaConf.to_container(option))
-            found[path.stem] = sum(flat(plain).get(key) == value for key, value in flat(values).items())
-    return max(found, key=lambda name: found[name]) if found else None
-
-
+@functools.cache
 def read_option(group: str, name: str) -> DictConfig:
-    """``conf/<group>/<name>.yaml``, with the files that it builds on."""
+    """``conf/<group>/<name>.yaml``, with the files that it builds on; what is read from a folder of images is missing.
+
+    Reading it again could take minutes, and the images may not be here any more.
+    """
     option = OmegaConf.load(CONF / group / f"{name}.yaml")
     assert isinstance(option, DictConfig)
+    for key, value in cast(dict[str, Any], OmegaConf.to_container(option)).items():
+        if "${folder_" in str(value):
+            option[key] = MISSING
     before = [read_option(group, each) for each in option.pop("defaults", []) if each != "_self_"]
     return cast(DictConfig, OmegaConf.merge(*before, option))
-
-
-def is_reference(config: DictConfig, key: str) -> bool:
-    parent, _, name = key.rpartition(".")
-    node = OmegaConf.select(config, parent) if parent else config
-    return isinstance(node, DictConfig) and (name not in node or OmegaConf.is_interpolation(node, name))
-
-
-def value_of(config: DictConfig, key: str) -> Any:
-    try:
-        return OmegaConf.select(config, key)
-    except OmegaConfBaseException:  # it is read from a folder of images that is not here any more
-        return None
 
 
 def in_hydra_grammar(value: Any) -> str:
