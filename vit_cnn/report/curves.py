@@ -33,6 +33,7 @@ AXES = {
     "FLOPs": "training FLOPs (three forward passes for one of training)",
 }
 MOST_POINTS = 400  # of a curve: more cannot be seen
+FEW_POINTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,20 +100,23 @@ def interactive(curves: dict[str, dict[str, Curve]], colours: dict[str, str]) ->
     """Four panels with a switch for the x axis; a click on the legend hides a label."""
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(PANELS.values()), vertical_spacing=0.12)
     drawn: list[Curve] = []
+    named: set[str] = set()
     for position, panel in enumerate(curves.values()):
         place = {"row": position // 2 + 1, "col": position % 2 + 1}
         for label, each in panel.items():
             line = {"color": colours[label], "width": 2}
-            shared = {"legendgroup": label, "x": each.x["epochs"], "mode": "lines"}
+            shared = {"legendgroup": label, "x": each.x["epochs"], "mode": mode_of(each)}
             if each.seeds > 1:
-                hidden = {**shared, "showlegend": False, "hoverinfo": "skip"}
+                hidden = {**shared, "mode": "lines", "showlegend": False, "hoverinfo": "skip"}
                 figure.add_trace(go.Scatter(y=each.high, line={"width": 0}, **hidden), **place)
                 band = {"fill": "tonexty", "fillcolor": transparent(colours[label])}
                 figure.add_trace(go.Scatter(y=each.low, line={"width": 0}, **band, **hidden), **place)
                 drawn += [each, each]
             name = f"{label}, {each.seeds} seed{'s'[: each.seeds > 1]}"
-            figure.add_trace(go.Scatter(y=each.mean, line=line, name=name, showlegend=position == 0, **shared), **place)
+            is_first = label not in named
+            figure.add_trace(go.Scatter(y=each.mean, line=line, name=name, showlegend=is_first, **shared), **place)
             drawn.append(each)
+            named.add(label)
     buttons = [
         {
             "label": axis,
@@ -140,6 +144,11 @@ def interactive(curves: dict[str, dict[str, Curve]], colours: dict[str, str]) ->
     return figure
 
 
+def mode_of(curve: Curve) -> str:
+    """With dots where there are few points: a single one would not be seen otherwise."""
+    return "lines+markers" if len(curve.mean) <= FEW_POINTS else "lines"
+
+
 def transparent(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, 0.2)"
@@ -152,7 +161,8 @@ def static(curves: dict[str, dict[str, Curve]], axis: str, colours: dict[str, st
     for position, (key, panel) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(2, 2, position)
         for label, each in panel.items():
-            axes.plot(each.x[axis], each.mean, color=colours[label])
+            marker = "." if "markers" in mode_of(each) else ""
+            axes.plot(each.x[axis], each.mean, color=colours[label], marker=marker)
             if each.seeds > 1:
                 axes.fill_between(each.x[axis], each.low, each.high, color=colours[label], alpha=0.2, linewidth=0)
         axes.set_title(PANELS[key], fontsize=10)

@@ -23,7 +23,7 @@ RESERVED = ("null", "true", "false", "nan", "inf")
 
 
 def add_groups(page: Page, runs: list[Run]) -> None:
-    """The command, the commit and the machine of the runs with one label; below, the settings of all side by side."""
+    """The command, the commit and the machine of each group; below, the settings of all side by side."""
     page.section(
         "What was run",
         "A command for each group of runs that differ in nothing but the seed. It is made from their settings and "
@@ -37,11 +37,8 @@ def add_groups(page: Page, runs: list[Run]) -> None:
         commits = ", ".join(sorted({commit_of(result) for result in results})) or "–"
         machines = "; ".join(sorted({machine_of(result) for result in results})) or "–"
         seeds = ", ".join(str(run.seed) + ("" if run.result else f" ({run.status})") for run in group)
-        page.heading(label)
-        known = f"Commit: {commits}. Machine: {machines}." if results else "No run has finished."
-        page.text(f"Seeds: {seeds}. {known}")
-        page.add("command", text=command)
         rows.append([label, seeds, commits, machines, command])
+    page.add("groups", rows=rows)
     page.write_files("groups", ["", "seeds", "commit", "machine", "command"], rows)
     settings = {label: settings_of(group[0].config) for label, group in groups.items()}
     keys = dict.fromkeys(key for each in settings.values() for key in each)
@@ -130,5 +127,5 @@ def in_hydra_grammar(value: Any) -> str:
     if isinstance(value, list):
         return f"[{','.join(map(in_hydra_grammar, value))}]"
     if isinstance(value, str) and (not PLAIN_WORD.fullmatch(value) or value.lower() in RESERVED):
-        return QuotedString(text=value, quote=Quote.single).with_quotes()
+        return QuotedString(text=value, quote=Quote.double).with_quotes()
     return str(value)
