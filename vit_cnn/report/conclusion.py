@@ -102,7 +102,9 @@ def reservations(runs: list[Run], best: dict[str, list[Run]]) -> str:
     keys = [key for key in settings[0] if not key.startswith("model.")]
     differing = [key for key in keys if len({str(each.get(key)) for each in settings}) > 1]
     if differing:
-        listed = ", ".join(f"{key} ({' and '.join(str(each.get(key)) for each in settings)})" for key in differing[:3])
+        listed = ", ".join(
+            f"{key} ({' and '.join(str(each.get(key)) for each in settings)})" for key in differing[:MOST_SETTINGS]
+        )
         more = len(differing) - MOST_SETTINGS
         found += f"; they were not trained alike: they also differ in {listed}{f' and {more} more' * (more > 0)}"
     tried = {group[0].model: settings_tried(runs, group[0].model) for group in best.values()}
