@@ -120,9 +120,15 @@ def test_pictures() -> None:
     assert tiled.shape == (9, 9, 3)
     assert (tiled[5:, 5:] == 255).all()
     assert pictures.enlarge(tiled, 3).shape == (27, 27, 3)
-    lit = pictures.spotlight(pictures.from_unit(torch.ones(1, 3, 8, 8))[0], torch.tensor([[0.0, 0.0], [0.0, 1.0]]))
-    assert lit[7, 7].min() > 250
-    assert lit[0, 0].max() < 50
+    assert pictures.with_headings(tiled, ["a", "b"]).shape == (9 + pictures.HEADING, 9, 3)
+    assert pictures.with_headings(tiled, ["a", "b"])[: pictures.HEADING].min() < 255
+
+
+@pytest.mark.parametrize("brightness", [0.0, 1.0])
+def test_attention_is_seen_on_dark_and_on_bright_pictures(brightness: float) -> None:
+    (picture,) = pictures.from_unit(torch.full((1, 3, 8, 8), brightness))
+    lit = pictures.spotlight(picture, torch.tensor([[0.0, 0.0], [0.0, 1.0]])).astype(int)
+    assert lit[7, 7].max() - lit[0, 0].max() > 120
 
 
 def test_first_layer_filters() -> None:

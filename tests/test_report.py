@@ -1,4 +1,4 @@
-"""The report: its statistics, what it refuses, and the page itself, in a browser where there is one."""
+"""The report: what it refuses, what it says, and the page itself, in a browser where there is one."""
 
 import csv
 import html
@@ -16,58 +16,12 @@ from omegaconf import OmegaConf
 
 from vit_cnn.errors import Refused
 from vit_cnn.report import __main__ as report
-from vit_cnn.report import curves, statistics
+from vit_cnn.report import curves
 from vit_cnn.report.build import build
 from vit_cnn.report.claims import all_of_training, check_claims, gap
 from vit_cnn.report.groups import by_label, label_runs
 from vit_cnn.run.reading import Run, find_runs
 from vit_cnn.training.loop import train
-
-# Statistics, against values worked out by hand or by others
-
-
-def test_mcnemar() -> None:
-    a = np.array([True] * 8 + [False] * 2 + [True] * 5)
-    b = np.array([False] * 8 + [True] * 2 + [True] * 5)
-    only_a, only_b, p = statistics.mcnemar(a, b)
-    assert (only_a, only_b) == (8, 2)
-    assert p == pytest.approx(2 * (1 + 10 + 45) / 2**10)  # two-sided binomial tail of 2 in 10
-    assert statistics.mcnemar(a, a) == (0, 0, 1.0)
-
-
-def test_calibration_of_a_perfectly_calibrated_and_of_an_overconfident_classifier() -> None:
-    labels = np.array([0] * 7 + [1] * 3)
-    calibrated = np.tile([0.7, 0.3], (10, 1))
-    assert statistics.expected_calibration_error(calibrated, labels) == pytest.approx(0)
-    assert statistics.brier_score(calibrated, labels) == pytest.approx(0.7 * 2 * 0.09 + 0.3 * 2 * 0.49)
-    sure = np.tile([1.0, 0.0], (10, 1))
-    assert statistics.expected_calibration_error(sure, labels) == pytest.approx(0.3)
-    accuracy, confidence, count = statistics.reliability(sure, labels)
-    assert (accuracy[-1], confidence[-1], count[-1]) == pytest.approx((0.7, 1.0, 10))
-    assert np.isnan(accuracy[0])
-
-
-def test_temperature_undoes_overconfidence() -> None:
-    generator = np.random.default_rng(0)
-    logits = generator.normal(size=(20_000, 5))
-    labels = (logits + generator.gumbel(size=logits.shape)).argmax(axis=1)  # a sample from softmax(logits)
-    assert statistics.fit_temperature(3 * logits, labels) == pytest.approx(3, rel=0.05)
-    before = statistics.expected_calibration_error(statistics.probabilities_of(3 * logits), labels)
-    after = statistics.expected_calibration_error(statistics.probabilities_of(3 * logits, 3.0), labels)
-    assert after < before / 5
-
-
-def test_where_every_image_is_right_there_is_no_temperature() -> None:
-    logits = np.eye(4)[np.array([0, 1, 2, 3])]
-    assert statistics.fit_temperature(logits, np.array([0, 1, 2, 3])) is None
-    noise = np.random.default_rng(0).normal(size=(1000, 4))
-    assert statistics.fit_temperature(noise, np.zeros(1000, dtype=int)) is None  # and here the hotter the better
-
-
-def test_confusion_matrix() -> None:
-    labels, predicted = np.array([0, 0, 1, 2]), np.array([0, 2, 1, 2])
-    assert statistics.confusion_matrix(predicted, labels, 3).tolist() == [[1, 0, 1], [0, 1, 0], [0, 0, 1]]
-
 
 # Runs
 
@@ -241,6 +195,46 @@ def test_running_failed_and_broken_off_runs_are_listed(runs: Path) -> None:
     listed = {row["folder"]: row for row in csv.DictReader(open("out/runs.csv"))}
     assert [listed[f"runs/{name}"]["status"] for name in "abc"] == ["broken off", "failed", "stopped"]
     assert listed["runs/b"]["message"] == "message b"
+    best = json.loads((runs / "vit3" / "result.json").read_text())["val/acc"]
+    assert listed["runs/b"]["best validation"].startswith(f"{best:.2%}, epoch ")
+    assert (listed["runs/b"]["epochs"], listed["runs/b"]["planned"]) == ("2", "2")
+
+
+def test_whatever_comes_from_a_file_is_escaped(image_tree: Path) -> None:
+    (image_tree / "train" / "grün").rename(image_tree / "train" / "<script>alert(1)")
+    (image_tree / "test" / "grün").rename(image_tree / "test" / "<script>alert(1)")
+    (image_tree / "train" / "blue sky").rename(image_tree / "train" / "$no \\formula$")
+    (image_tree / "test" / "blue sky").rename(image_tree / "test" / "$no \\formula$")
+    image_tree.rename("<script>alert(2)")
+    folder = Path("<script>alert(3)")
+    folder.mkdir()
+    root = f"data.root='{Path('<script>alert(2)').absolute()}'"
+    train(composed(*TINY, "data=folder", root, "recipe.batch_size=18"), folder)
+    shutil.copytree(folder, "failed")
+    (Path("failed") / "result.json").unlink()
+    said = {"status": "failed", "message": "<script>alert(4)</script>"}
+    (Path("failed") / "status.json").write_text(json.dumps(said))
+    text = build(find_runs([folder, Path("failed")]), Path("out")).read_text()
+    assert "<script>alert" not in text
+    for number in range(1, 5):
+        assert f"&lt;script&gt;alert({number})" in text, number
+
+
+def test_a_report_of_other_runs_is_not_overwritten(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def report_of(*arguments: str) -> tuple[int, str]:
+        return call(report.main, [*arguments, "--no-inside", "--out", "out"], monkeypatch, capfd)
+
+    assert report_of("runs/vit3") == (0, "Report: out/report.html\n")
+    code, printed = report_of("runs/vit3", "runs/cnn")  # the same and more
+    assert (code, "This replaces the report of 2" in printed) == (0, True)
+    before = Path("out/report.html").read_bytes()
+    code, printed = report_of("runs/vit4")
+    assert code == 2
+    assert "is about other runs (runs/vit3): choose another folder with --out, or add --replace" in printed
+    assert Path("out/report.html").read_bytes() == before
+    assert report_of("runs/vit4", "--replace") == (0, "Report: out/report.html\n")
 
 
 def test_runs_that_have_only_begun_make_a_report() -> None:
@@ -248,7 +242,10 @@ def test_runs_that_have_only_begun_make_a_report() -> None:
     for name in ("result.json", "best.pt", "predictions.npz"):
         (Path("run") / name).unlink()
     Path("run/metrics.jsonl").write_text("")
-    assert build(find_runs([Path("run")]), Path("out")).exists()
+    text = build(find_runs([Path("run")]), Path("out")).read_text()
+    assert "On Digits, no run has finished yet" in text
+    assert not re.search(r"<tbody>\s*</tbody>", text), "an empty table"
+    assert not Path("out/results.csv").exists()
 
 
 def test_without_the_images_the_look_inside_is_left_out(image_tree: Path) -> None:
@@ -307,7 +304,8 @@ window.addEventListener("load", () => setTimeout(() => {
     button.dispatchEvent(new MouseEvent("click")); seen.push(plot.data[0].x[0]);
   }
   const broken = [...document.images].filter((image) => !image.naturalWidth).length;
-  document.title = JSON.stringify({seen, broken, images: document.images.length, errors});
+  const overhang = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  document.title = JSON.stringify({seen, broken, images: document.images.length, errors, overhang});
 }, 500));
 </script>"""
 
@@ -322,6 +320,7 @@ def test_in_a_browser(runs: Path) -> None:
     options += [
         f"--user-data-dir={Path('profile').absolute()}",
         "--virtual-time-budget=5000",
+        "--window-size=500,900",  # as narrow as it gets
         "--enable-logging=stderr",
     ]
     done = subprocess.run([browser, *options, "--dump-dom", page.absolute().as_uri()], capture_output=True, text=True)
@@ -330,6 +329,7 @@ def test_in_a_browser(runs: Path) -> None:
     assert found, done.stdout[:500]
     told = json.loads(html.unescape(found[1]))
     assert told["errors"] == []
+    assert told["overhang"] == 0  # tables scroll, the page does not
     assert told["broken"] == 0
     assert told["images"] >= 12
     assert len(set(told["seen"])) == len(curves.AXES), told  # each button shows another axis

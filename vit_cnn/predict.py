@@ -26,7 +26,7 @@ from vit_cnn.errors import Failed, Refused, exit_with_code, shown
 from vit_cnn.images.decode import SUFFIXES
 from vit_cnn.models import ViT
 from vit_cnn.models.attention_maps import cls_attention, rollout
-from vit_cnn.run.pictures import Picture, enlarge, from_normalised, spotlight, tile
+from vit_cnn.run.pictures import Picture, enlarge, from_normalised, spotlight, tile, with_headings
 from vit_cnn.run.trained import TrainedRun, load_run
 
 __all__ = ["TrainedRun", "load_run"]
@@ -133,7 +133,7 @@ def attention_picture(run: TrainedRun, images: Tensor) -> Picture:
     seen = [enlarge(picture, factor) for picture in from_normalised(images, run.mean, run.std)]
     for picture, last, flow in zip(seen, cls_attention(maps).mean(dim=1), rollout(maps), strict=True):
         rows += [picture, spotlight(picture, last), spotlight(picture, flow)]
-    return tile(rows, columns=3, gap=8)
+    return with_headings(tile(rows, columns=3, gap=8), ["image", "last layer", "rollout"])
 
 
 def save_png(picture: Picture, path: Path) -> None:

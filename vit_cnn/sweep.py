@@ -175,6 +175,7 @@ def write_report(folders: list[Path], sweep_dir: Path) -> None:
         from vit_cnn.run.reading import find_runs
 
         if folders:
-            console.print(f"Report: {build(find_runs(folders), sweep_dir / 'report')}")
+            page = build(find_runs(folders), sweep_dir / "report", replace=True)
+            console.print(f"Report: {page}")
     except (Refused, ImportError) as error:  # a sweep over data sets; a machine without plotting libraries
         console.print(Text(f"No report: {error}"))

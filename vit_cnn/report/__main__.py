@@ -18,8 +18,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder of them")
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the report (default: report)")
     parser.add_argument("--no-inside", action="store_true", help="leave out the look inside the networks")
+    parser.add_argument("--replace", action="store_true", help="also a report of other runs that is in the folder")
     arguments = parser.parse_args()
-    page = build(find_runs(arguments.runs), arguments.out, look_inside=not arguments.no_inside)
+    runs = find_runs(arguments.runs)
+    page = build(runs, arguments.out, look_inside=not arguments.no_inside, replace=arguments.replace)
     console.print(f"Report: {page}")
 
 

@@ -9,9 +9,12 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import EngFormatter, PercentFormatter
 from plotly.subplots import make_subplots
 
 from vit_cnn.errors import Refused, exit_with_code
+from vit_cnn.report.colours import colours_of
 from vit_cnn.report.groups import by_label
 from vit_cnn.run.reading import Run
 
@@ -30,7 +33,7 @@ AXES = {
     "FLOPs": "training FLOPs (three forward passes for one of training)",
 }
 MOST_POINTS = 400  # of a curve: more cannot be seen
-PALETTE = ["#2a6fb0", "#d1603d", "#3a9d5d", "#8e5fb5", "#b58a2a", "#4fb0b5", "#c2457f", "#777777", "#7a4f35"]
+FEW_POINTS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,30 +96,27 @@ def all_curves(runs: list[Run], flops: dict[str, int]) -> dict[str, dict[str, Cu
     return found
 
 
-def colours(curves: dict[str, dict[str, Curve]]) -> dict[str, str]:
-    labels = dict.fromkeys(label for panel in curves.values() for label in panel)
-    return {label: PALETTE[position % len(PALETTE)] for position, label in enumerate(labels)}
-
-
-def interactive(curves: dict[str, dict[str, Curve]]) -> go.Figure:
+def interactive(curves: dict[str, dict[str, Curve]], colours: dict[str, str]) -> go.Figure:
     """Four panels with a switch for the x axis; a click on the legend hides a label."""
     figure = make_subplots(rows=2, cols=2, subplot_titles=list(PANELS.values()), vertical_spacing=0.12)
-    colour = colours(curves)
     drawn: list[Curve] = []
+    named: set[str] = set()
     for position, panel in enumerate(curves.values()):
         place = {"row": position // 2 + 1, "col": position % 2 + 1}
         for label, each in panel.items():
-            line = {"color": colour[label], "width": 2}
-            shared = {"legendgroup": label, "x": each.x["epochs"], "mode": "lines"}
+            line = {"color": colours[label], "width": 2}
+            shared = {"legendgroup": label, "x": each.x["epochs"], "mode": mode_of(each)}
             if each.seeds > 1:
-                hidden = {**shared, "showlegend": False, "hoverinfo": "skip"}
+                hidden = {**shared, "mode": "lines", "showlegend": False, "hoverinfo": "skip"}
                 figure.add_trace(go.Scatter(y=each.high, line={"width": 0}, **hidden), **place)
-                band = {"fill": "tonexty", "fillcolor": transparent(colour[label])}
+                band = {"fill": "tonexty", "fillcolor": transparent(colours[label])}
                 figure.add_trace(go.Scatter(y=each.low, line={"width": 0}, **band, **hidden), **place)
                 drawn += [each, each]
             name = f"{label}, {each.seeds} seed{'s'[: each.seeds > 1]}"
-            figure.add_trace(go.Scatter(y=each.mean, line=line, name=name, showlegend=position == 0, **shared), **place)
+            is_first = label not in named
+            figure.add_trace(go.Scatter(y=each.mean, line=line, name=name, showlegend=is_first, **shared), **place)
             drawn.append(each)
+            named.add(label)
     buttons = [
         {
             "label": axis,
@@ -133,7 +133,7 @@ def interactive(curves: dict[str, dict[str, Curve]]) -> go.Figure:
         height=720,
         margin={"l": 50, "r": 20, "t": 90, "b": 50},
         hovermode="x unified",
-        legend={"orientation": "h", "y": -0.08},
+        legend={"orientation": "h", "y": -0.1, "yanchor": "top"},
         updatemenus=[
             {"type": "buttons", "direction": "right", "buttons": buttons, "x": 0, "y": 1.13, "xanchor": "left"}
         ],
@@ -144,27 +144,37 @@ def interactive(curves: dict[str, dict[str, Curve]]) -> go.Figure:
     return figure
 
 
+def mode_of(curve: Curve) -> str:
+    """With dots where there are few points: a single one would not be seen otherwise."""
+    return "lines+markers" if len(curve.mean) <= FEW_POINTS else "lines"
+
+
 def transparent(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, 0.2)"
 
 
-def static(curves: dict[str, dict[str, Curve]], axis: str) -> Figure:
+def static(curves: dict[str, dict[str, Curve]], axis: str, colours: dict[str, str]) -> Figure:
     """The same four panels as a picture."""
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    colour = colours(curves)
+    figure = Figure(figsize=(10, 6.8), layout="constrained")
+    labels = dict.fromkeys(label for panel in curves.values() for label in panel)
     for position, (key, panel) in enumerate(curves.items(), start=1):
         axes = figure.add_subplot(2, 2, position)
         for label, each in panel.items():
-            axes.plot(each.x[axis], each.mean, color=colour[label], label=f"{label} (n={each.seeds})")
+            marker = "." if "markers" in mode_of(each) else ""
+            axes.plot(each.x[axis], each.mean, color=colours[label], marker=marker)
             if each.seeds > 1:
-                axes.fill_between(each.x[axis], each.low, each.high, color=colour[label], alpha=0.2, linewidth=0)
+                axes.fill_between(each.x[axis], each.low, each.high, color=colours[label], alpha=0.2, linewidth=0)
         axes.set_title(PANELS[key], fontsize=10)
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 200T, as in the interactive figure
+        if key.endswith("acc"):
+            axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         if position > 2:
             axes.set_xlabel(AXES[axis])
-        if position == 1 and panel:
-            axes.legend(fontsize=8)
+    seeds = {label: max(panel[label].seeds for panel in curves.values() if label in panel) for label in labels}
+    lines = [Line2D([], [], color=colours[label], label=f"{label} (n={seeds[label]})") for label in labels]
+    figure.legend(handles=lines, loc="outside upper center", ncols=3, fontsize=9, frameon=False)
     return figure
 
 
@@ -202,17 +212,19 @@ def read_csv(path: Path) -> dict[str, dict[str, Curve]]:
     return found
 
 
-def save_static(curves: dict[str, dict[str, Curve]], folder: Path) -> None:
+def save_static(curves: dict[str, dict[str, Curve]], folder: Path, colours: dict[str, str]) -> None:
     """A picture for each x axis, ``curves_<axis>.png``."""
     for axis in AXES:
-        static(curves, axis).savefig(folder / f"curves_{axis.lower()}.png", dpi=110)
+        static(curves, axis, colours).savefig(folder / f"curves_{axis.lower()}.png", dpi=110)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vit_cnn.report.curves", description="Draw a report's curves again")
     parser.add_argument("csv", type=Path, nargs="+", help="curves.csv of a report; the pictures go beside it")
     for path in parser.parse_args().csv:
-        save_static(read_csv(path), path.parent)
+        curves = read_csv(path)
+        labels = list(dict.fromkeys(label for panel in curves.values() for label in panel))
+        save_static(curves, path.parent, colours_of(labels))
 
 
 if __name__ == "__main__":

@@ -3,13 +3,14 @@
 import torch
 from einops import rearrange
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import normalise
 from vit_cnn.models import ViT
 from vit_cnn.models.attention_maps import cls_attention, mean_distance, rollout
-from vit_cnn.run.pictures import Picture, enlarge, first_layer_filters, from_unit, spotlight, tile
+from vit_cnn.run.pictures import Picture, enlarge, first_layer_filters, from_unit, spotlight, tile, with_headings
 from vit_cnn.run.trained import TrainedRun
 
 WATCHED = 6  # images whose attention is drawn
@@ -23,7 +24,7 @@ def evenly(data: Dataset, number: int) -> Tensor:
 
 @torch.no_grad()
 def attention(run: TrainedRun, data: Dataset) -> Picture:
-    """A row for each image: the image, CLS's attention by each head of the last layer, rollout."""
+    """A row for each image: the image, CLS's attention by each head of the last layer, rollout; with headings."""
     assert isinstance(run.model, ViT)
     watched = evenly(data, WATCHED)
     maps = run.model.attention_maps(normalise(watched, run.mean, run.std))
@@ -31,19 +32,22 @@ def attention(run: TrainedRun, data: Dataset) -> Picture:
     for image, heads, flow in zip(from_unit(watched / 255), cls_attention(maps), rollout(maps), strict=True):
         large = enlarge(image, max(1, 96 // image.shape[0]))
         cells += [large, *(spotlight(large, head) for head in heads), spotlight(large, flow)]
-    return tile(cells, columns=len(cells) // len(watched), gap=4)
+    columns = len(cells) // len(watched)
+    names = ["image", *(f"head {number}" for number in range(1, columns - 1)), "rollout"]
+    return with_headings(tile(cells, columns=columns, gap=4), names)
 
 
 @torch.no_grad()
-def distances(run: TrainedRun, data: Dataset) -> Figure:
+def distances(run: TrainedRun, data: Dataset, colour: str) -> Figure:
     """Mean attention distance of each head, by layer."""
     assert isinstance(run.model, ViT)
     maps = run.model.attention_maps(normalise(evenly(data, MEASURED), run.mean, run.std))
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for layer, heads in enumerate(mean_distance(maps, patch_size=run.model.patch_size).tolist(), start=1):
-        axes.scatter([layer] * len(heads), heads, color="#2a6fb0", alpha=0.7)
+        axes.scatter([layer] * len(heads), heads, color=colour, alpha=0.7)
     axes.set_xlabel("layer")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel("mean attention distance, pixels")
     axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)

@@ -1,128 +1,153 @@
-"""The report: one HTML page that opens from disk, with its figures and tables as files beside it."""
+"""The report's content, section by section; ``page.html`` and ``page.css`` beside this file say how it looks.
+
+Each table and figure becomes a file of its own too, beside ``report.html``.
+"""
 
 import base64
 import csv
-import html
+import dataclasses
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import plotly.graph_objects as go
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
+from vit_cnn.run.files import write_atomically
 from vit_cnn.run.pictures import Picture
 
+NAME = "report.html"
 LONG = 40  # characters from which a column is text that wraps
-STYLE = """
-:root { --ink: #1d2733; --soft: #5b6773; --line: #dde3ea; --accent: #2a6fb0; }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2rem 1.25rem 4rem; max-width: 68rem; color: var(--ink); background: #fff;
-       font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
-h1 { font-size: 1.9rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.35rem; margin: 2.8rem 0 .6rem; padding-top: .8rem; border-top: 1px solid var(--line); }
-h3 { font-size: 1.05rem; margin: 1.6rem 0 .4rem; }
-p, li { max-width: 46rem; }
-.soft, figcaption, caption { color: var(--soft); font-size: .9rem; }
-nav { display: flex; flex-wrap: wrap; gap: .3rem 1rem; margin: 1rem 0; }
-a { color: var(--accent); }
-figure { margin: 1rem 0; }
-figure img { max-width: 100%; height: auto; display: block; }
-img.pixels { image-rendering: pixelated; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .92rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
-caption { caption-side: bottom; text-align: left; padding-top: .3rem; }
-th, td { padding: .3rem .65rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th:first-child, td:first-child { text-align: left; padding-left: 0; }
-.words { white-space: normal; text-align: left; min-width: 14rem; }
-.yes { color: #1d7a3d; font-weight: 600; } .no { color: #b3261e; font-weight: 600; }
-@media (max-width: 40rem) { body { padding: 1.2rem .8rem; font-size: 15px; } th, td { padding: .3rem .5rem; } }
-"""
+CSS_PIXELS = 96  # to the inch
+SHARP = 2  # pixels of a figure's file to a CSS pixel
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A heading, an explaining text, and what follows; ``kind`` of a part names its block in ``page.html``."""
+
+    title: str
+    text: str
+    parts: list[dict[str, Any]]
+
+    @property
+    def anchor(self) -> str:
+        return self.title.lower().replace(" ", "-")
 
 
 class Page:
-    """Collects sections, and writes each figure and table as a file of its own too.
+    """Collects sections, then writes the page.
 
     Args:
         folder: for ``report.html`` and what stands beside it.
+        conclusion: what the runs show, in a sentence.
     """
 
-    def __init__(self, *, folder: Path, title: str, subtitle: str) -> None:
+    def __init__(self, *, folder: Path, title: str, subtitle: str, conclusion: str) -> None:
         self.folder = folder
-        self.title = title
-        self.subtitle = subtitle
-        self.parts: list[str] = []
-        self.sections: list[tuple[str, str]] = []
-        self.has_plotly = False
+        self.head = {"title": title, "subtitle": subtitle, "conclusion": conclusion}
+        self.sections: list[Section] = []
         folder.mkdir(parents=True, exist_ok=True)
 
     def section(self, title: str, text: str = "") -> None:
-        anchor = title.lower().replace(" ", "-")
-        self.sections.append((anchor, title))
-        self.parts.append(f'<h2 id="{anchor}">{html.escape(title)}</h2>')
-        self.text(text)
+        self.sections.append(Section(title, text, []))
 
-    def heading(self, title: str) -> None:
-        self.parts.append(f"<h3>{html.escape(title)}</h3>")
+    def add(self, kind: str, **content: Any) -> None:
+        self.sections[-1].parts.append({"kind": kind, **content})
+
+    def heading(self, text: str) -> None:
+        self.add("heading", text=text)
 
     def text(self, text: str) -> None:
-        if text:
-            self.parts.append(f"<p>{html.escape(text)}</p>")
+        self.add("text", text=text)
 
-    def table(self, name: str, headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> None:
-        """A table, also as ``<name>.csv`` and ``<name>.md``; yes and no are coloured."""
+    def table(
+        self, name: str, headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "", *, folded: str = ""
+    ) -> None:
+        """A table, also as ``<name>.csv`` and ``<name>.md``; with ``folded``, behind a line of that text."""
+        self.write_files(name, headings, rows)
+        wraps = [max(map(len, column)) > LONG for column in zip(*rows, strict=True)]
+        self.add("table", name=name, headings=headings, rows=rows, wraps=wraps, caption=caption, folded=folded)
+
+    def write_files(self, name: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        """The files of a table alone."""
         with open(self.folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([headings, *rows])
         lines = [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
         (self.folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
-        columns = list(zip(*rows, strict=True))
-        kinds = ["words" if max(map(len, column)) > LONG else "" for column in columns] or [""] * len(headings)
+    def picture(
+        self, name: str, *panels: Figure | Picture, caption: str, columns: int | None = None, enlarged: int = 1
+    ) -> None:
+        """One or more panels, which the page puts below one another where it is narrow; also as ``<name>.png``.
 
-        def cell(value: str, kind: str) -> str:
-            verdict = f" {value}" if value in ("yes", "no") else ""
-            return f'<td class="{kind}{verdict}">{html.escape(value)}</td>'
-
-        pairs = zip(headings, kinds, strict=True)
-        head = "".join(f'<th class="{kind}">{html.escape(heading)}</th>' for heading, kind in pairs)
-        body = "".join(f"<tr>{''.join(map(cell, row, kinds))}</tr>" for row in rows)
-        about = f"<caption>{html.escape(caption)}</caption>" if caption else ""
-        self.parts.append(f'<div class="scroll"><table>{about}<tr>{head}</tr>{body}</table></div>')
-
-    def picture(self, name: str, figure: Figure | Picture, caption: str, *, enlarged: int = 1) -> None:
-        """A figure, also as ``<name>.png``; arrays of pixels are shown with sharp edges."""
-        content = io.BytesIO()
-        if isinstance(figure, Figure):
-            figure.savefig(content, format="png", dpi=110)
-            size, kind = "", ""
-        else:
-            Image.fromarray(figure).save(content, format="PNG", optimize=True)
-            size, kind = f' width="{figure.shape[1] * enlarged}"', ' class="pixels"'
-        (self.folder / f"{name}.png").write_bytes(content.getvalue())
-        data = base64.b64encode(content.getvalue()).decode()
-        self.parts.append(
-            f'<figure id="{name}"><img src="data:image/png;base64,{data}" alt="{html.escape(caption)}"{size}{kind}>'
-            f"<figcaption>{html.escape(caption)}</figcaption></figure>"
-        )
+        Args:
+            columns: of the panels in the file; ``None`` puts all side by side.
+            enlarged: an array of pixels is shown with sharp edges, so many times its size.
+        """
+        images = [image_of(panel) for panel in panels]
+        contents = [png(image) for image in images]
+        whole = contents[0] if len(images) == 1 else png(joined(images, columns or len(images)))
+        (self.folder / f"{name}.png").write_bytes(whole)
+        is_pixels = not isinstance(panels[0], Figure)
+        scale = enlarged if is_pixels else 1 / SHARP
+        shown = [
+            {"data": base64.b64encode(content).decode(), "width": round(image.width * scale)}
+            for content, image in zip(contents, images, strict=True)
+        ]
+        self.add("picture", name=name, panels=shown, caption=caption, is_pixels=is_pixels)
 
     def plot(self, name: str, figure: go.Figure, caption: str) -> None:
         """A figure that answers to the mouse."""
-        self.has_plotly = True
         options = {"include_plotlyjs": False, "config": {"displayModeBar": False, "responsive": True}}
         drawn = figure.to_html(full_html=False, div_id=f"plot-{name}", default_height="720px", **options)
-        self.parts.append(f"<figure>{drawn}<figcaption>{html.escape(caption)}</figcaption></figure>")
+        self.add("plot", html=Markup(drawn), caption=caption)  # Plotly escapes what it writes into its script
 
     def write(self) -> Path:
-        links = "".join(f'<a href="#{anchor}">{html.escape(title)}</a>' for anchor, title in self.sections)
-        script = f"<script>{get_plotlyjs()}</script>" if self.has_plotly else ""
-        path = self.folder / "report.html"
-        path.write_text(
-            '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-            '<meta name="viewport" content="width=device-width, initial-scale=1">'
-            f'<link rel="icon" href="data:,"><title>{html.escape(self.title)}</title><style>{STYLE}</style>{script}'
-            f'</head><body><h1>{html.escape(self.title)}</h1><p class="soft">{html.escape(self.subtitle)}</p>'
-            f"<nav>{links}</nav>{''.join(self.parts)}</body></html>\n",
-            encoding="utf-8",
+        here = Path(__file__).parent
+        environment = Environment(
+            loader=FileSystemLoader(here),
+            autoescape=True,  # class names, messages and folder names come from files
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
         )
+        has_plot = any(part["kind"] == "plot" for section in self.sections for part in section.parts)
+        text = environment.get_template("page.html").render(
+            **self.head,
+            sections=self.sections,
+            style=Markup((here / "page.css").read_text(encoding="utf-8")),
+            script=Markup(get_plotlyjs()) if has_plot else "",
+        )
+        path = self.folder / NAME
+        write_atomically(path, lambda file: file.write(text.encode()))
         return path
+
+
+def image_of(panel: Figure | Picture) -> Image.Image:
+    if not isinstance(panel, Figure):
+        return Image.fromarray(panel)
+    content = io.BytesIO()
+    panel.savefig(content, format="png", dpi=SHARP * CSS_PIXELS)
+    return Image.open(content).convert("RGB")
+
+
+def joined(images: list[Image.Image], columns: int) -> Image.Image:
+    """Images in rows of ``columns``, on white."""
+    width, height = max(image.width for image in images), max(image.height for image in images)
+    rows = -(-len(images) // columns)
+    canvas = Image.new("RGB", (width * min(columns, len(images)), height * rows), "white")
+    for position, image in enumerate(images):
+        canvas.paste(image, (position % columns * width, position // columns * height))
+    return canvas
+
+
+def png(image: Image.Image) -> bytes:
+    content = io.BytesIO()
+    image.save(content, format="PNG")
+    return content.getvalue()

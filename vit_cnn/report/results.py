@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_cnn.errors import shown
 from vit_cnn.report.claims import DECK
 from vit_cnn.report.groups import by_label, mean_and_std
 from vit_cnn.report.page import Page
@@ -18,21 +19,21 @@ Predictions = dict[str, list[dict[str, Array]]]  # by label, of each seed
 SCORES = ["train/acc", "val/acc", "test/acc", "train/loss", "val/loss", "test/loss"]
 
 
-def add_results(page: Page, runs: list[Run], predictions: Predictions) -> None:
+def add_results(page: Page, finished: list[Run], predictions: Predictions) -> None:
     """Mean and deviation of every figure by label; on CIFAR-10, the deck's beside them."""
-    is_cifar10 = runs[0].config["data"]["name"].startswith("CIFAR-10 ") or runs[0].config["data"]["name"] == "CIFAR-10"
-    page.section(
-        "Results",
+    groups = by_label(finished)
+    data_name = finished[0].config["data"]["name"]
+    is_cifar10 = data_name == "CIFAR-10" or data_name.startswith("CIFAR-10 ")
+    page.text(
         "Weights of the best epoch by validation accuracy, on clean images; losses are plain cross-entropy. Mean ± "
         "standard deviation over different seeds. ECE: 15 bins, test. PFLOP: of training, three forward passes a step."
-        + (" The deck's figures are for CIFAR-10; it names no epochs for its CNN." if is_cifar10 else ""),
+        + (" The deck's figures are for CIFAR-10; it names no epochs for its CNN." if is_cifar10 else "")
     )
-    groups = by_label([run for run in runs if run.result])
     rows = [{"": label, **figures_of(group, predictions[label])} for label, group in groups.items()]
     if is_cifar10:
         decks = [DECK.get(group[0].model, {}) for group in groups.values()]
         rows = [with_deck(row, deck) for row, deck in zip(rows, decks, strict=True)]
-    data = [run.result["data"] for run in runs if run.result]
+    data = [run.result["data"] for run in finished if run.result]
     about = [f"{each['name']}, fingerprint {each['fingerprint']}" for each in data]
     add_rows(page, "results", rows, f"{'; '.join(sorted(set(about)))}.")
     page.heading("What it took")
@@ -40,7 +41,7 @@ def add_results(page: Page, runs: list[Run], predictions: Predictions) -> None:
 
 
 def add_rows(page: Page, name: str, rows: list[dict[str, str]], caption: str = "") -> None:
-    page.table(name, list(rows[0]) if rows else [""], [list(row.values()) for row in rows], caption)
+    page.table(name, list(rows[0]), [list(row.values()) for row in rows], caption)
 
 
 def figures_of(group: list[Run], predictions: list[dict[str, Array]]) -> dict[str, str]:
@@ -92,38 +93,55 @@ def with_deck(row: dict[str, str], deck: dict[str, float]) -> dict[str, str]:
 
 
 def add_runs(page: Page, runs: list[Run], repeats: list[tuple[Run, Run]]) -> None:
-    """Every run that was given, whatever became of it."""
+    """Every run that was given, whatever became of it, and how far it is."""
     page.heading("The runs")
     rows = [
         [
-            str(run.folder),
+            shown(run.folder),
             run.label,
             str(run.seed),
             run.status,
             run.message or "–",
             f"{run.rows[-1]['epoch']:g}" if run.rows else "0",
+            str(run.config["recipe"]["epochs"]),
+            best_so_far(run),
             str(count_looks(run.folder) or "–"),
         ]
         for run in runs
     ]
-    page.table("runs", ["folder", "network", "seed", "status", "message", "epochs", "looks at test"], rows)
+    headings = ["folder", "network", "seed", "status", "message", "epochs", "planned", "best validation"]
+    page.table("runs", [*headings, "looks at test"], rows)
     for run, counted in repeats:
-        page.text(f"{run.folder} repeats seed {run.seed} of {counted.folder} and is not counted.")
+        page.text(f"{shown(run.folder)} repeats seed {run.seed} of {shown(counted.folder)} and is not counted.")
+
+
+def best_so_far(run: Run) -> str:
+    reached = run.series("val/acc")
+    if not reached:
+        return "–"
+    best = max(reached, key=lambda row: row["val/acc"])
+    return f"{best['val/acc']:.2%}, epoch {best['epoch']:g}"
 
 
 def add_mcnemar(page: Page, best: dict[str, list[Run]], predictions: Predictions) -> None:
     if len(best) != 2:
         return
-    page.heading("Do the two err on the same images?")
     first, second = best
     rows = []
     for run_a, a in zip(best[first], predictions[first], strict=True):
         for run_b, b in zip(best[second], predictions[second], strict=True):
             if run_a.seed == run_b.seed:
                 only_a, only_b, p = mcnemar(right(a), right(b))
-                rows.append([str(run_a.seed), f"{only_a:,}", f"{only_b:,}", "< 0.0001" if p < 1e-4 else f"{p:.4f}"])
+                rows.append([str(run_a.seed), f"{only_a:,}", f"{only_b:,}", p_value_in_words(p).removeprefix("= ")])
+    if not rows:
+        return
+    page.heading("Do the two err on the same images?")
     headings = ["seed", f"only {first} right", f"only {second} right", "p"]
     page.table("mcnemar", headings, rows, "Exact McNemar test on the test images, seed by seed.")
+
+
+def p_value_in_words(p: float) -> str:
+    return "< 0.0001" if p < 1e-4 else f"= {p:.4f}"
 
 
 def right(arrays: dict[str, Array], split: str = "test") -> Array:

@@ -9,11 +9,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from einops import rearrange, repeat
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, nn
 
 from vit_cnn.models import ViT
 
 Picture = np.ndarray[Any, Any]
+
+HEADING = 24  # pixels of a line of text
 
 
 def from_normalised(images: Tensor, mean: Tensor, std: Tensor) -> list[Picture]:
@@ -40,16 +43,33 @@ def tile(pictures: list[Picture], *, columns: int, gap: int = 2) -> Picture:
     return canvas
 
 
+def with_headings(picture: Picture, headings: list[str]) -> Picture:
+    """A picture of equal columns, with a line of text above: a heading over each column."""
+    strip = Image.new("RGB", (picture.shape[1], HEADING), "white")
+    draw = ImageDraw.Draw(strip)
+    width = picture.shape[1] / len(headings)
+    for column, heading in enumerate(headings):
+        place = (column + 0.5) * width, HEADING / 2
+        draw.text(place, heading, fill="#1d2733", anchor="mm", font=ImageFont.load_default(size=14))
+    return np.concatenate([np.asarray(strip), picture])
+
+
 def enlarge(picture: Picture, factor: int) -> Picture:
     return picture.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def spotlight(picture: Picture, attention: Tensor) -> Picture:
-    """Darken a picture where ``attention`` [patches high, patches wide] is low; its largest value stays bright."""
+    """The picture in grey, under ``attention`` [patches high, patches wide] from black (none) to yellow (its largest).
+
+    The colours lie over the picture: darkening it alone would hide attention to what is dark already.
+    """
+    from matplotlib import colormaps  # here, since training without pictures does without
+
     h, w, _ = picture.shape
     light = F.interpolate(attention[None, None].float().cpu(), size=(h, w), mode="bicubic", align_corners=False)
-    brightness = 0.15 + 0.85 * (light / light.max()).clamp(0, 1)
-    return (picture * rearrange(brightness, "1 1 h w -> h w 1").numpy()).astype(np.uint8)
+    light = rearrange(light / light.max(), "1 1 h w -> h w").clamp(0, 1)
+    colours = 255 * colormaps["inferno"](light.numpy())[:, :, :3]
+    return (0.4 * picture.mean(axis=2, keepdims=True) + 0.6 * colours).astype(np.uint8)
 
 
 def first_layer_filters(model: nn.Module) -> list[Picture] | None:
