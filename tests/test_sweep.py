@@ -1,6 +1,8 @@
 """Sweeps: no job stops another, what has finished is skipped, and a killed sweep goes on."""
 
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,7 +17,8 @@ from helpers import TINY, call, composed, metrics, stop_at, wandb_records, weigh
 
 from vit_cnn import estimate, sweep
 from vit_cnn.errors import Failed
-from vit_cnn.estimate import jobs_of
+from vit_cnn.estimate import jobs_in
+from vit_cnn.report import jobs
 
 Command = Callable[..., tuple[int, str]]
 
@@ -26,7 +29,7 @@ SWEEP = ["experiment=patch_dropout", *SMALL, "recipe=deck", "recipe.epochs=2", "
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what happens before it: drawing one takes seconds."""
-    monkeypatch.setattr(sweep, "write_report", lambda folders, sweep_dir: None)
+    monkeypatch.setattr(jobs, "write_report", lambda folders, sweep_dir: None)
 
 
 def folders() -> dict[str, Path]:
@@ -43,16 +46,20 @@ def test_a_sweep_goes_over_the_grid_and_then_skips_what_has_finished(command: Co
     code, printed = command(*SWEEP, *grid)
     assert code == 0, printed
     assert folders().keys() == {"8 0", "8 0.1", "16 0", "16 0.1"}
-    assert "=" not in "".join(map(str, folders().values()))  # or resume= could not name them
-    assert "," not in "".join(map(str, folders().values()))
-    assert printed.count("finished") >= 4
+    # Of what is swept and nothing else; without = and , which resume= could not name.
+    names = {f"model.dropout-{dropout}_model.patch_size-{size}" for size in (8, 16) for dropout in ("0", "0.1")}
+    assert {folder.name for folder in folders().values()} == names
+    assert "Job 2 of 4: model.patch_size=8 model.dropout=0.1\n" in printed
+    assert "data=digits" not in printed
+    assert "4 of 4 jobs finished; folders in runs/sweeps/patch_dropout\n" in printed
     assert "Report: runs/sweeps/patch_dropout/report/report.html" in printed
     assert Path("runs/sweeps/patch_dropout/report/sweep.png").exists()
     before = {name: (folder / "result.json").stat().st_mtime_ns for name, folder in folders().items()}
     shutil.rmtree(folders()["16 0"])
     code, printed = command(*SWEEP, *grid)
     assert code == 0
-    assert printed.count("skipped") == 3
+    assert printed.count("finished before: skipped") == 3
+    assert "4 of 4 jobs finished, 3 of them before" in printed
     after = {name: (folder / "result.json").stat().st_mtime_ns for name, folder in folders().items()}
     assert {name for name in after if after[name] != before[name]} == {"16 0"}
 
@@ -72,7 +79,10 @@ def test_a_failing_job_is_kept_with_its_traceback_and_the_others_go_on(command: 
         *SWEEP, "model.patch_size=5,8", "model.dropout=0,2"
     )  # and again, they fail and it is skipped
     assert code == 1
-    assert printed.count("skipped") == 1
+    assert printed.count("finished before: skipped") == 1
+    # A table of what there is, and a line for each that failed.
+    assert re.search(r"model\.patch_size=8 model\.dropout=0 +1 +[\d.]+% +[\d.]+%", printed)
+    assert "model.patch_size=5 model.dropout=0 failed: model: patch_size=5 does not divide" in printed
 
 
 def test_another_config_in_the_same_folder_is_refused(command: Command, no_report: None) -> None:
@@ -81,8 +91,8 @@ def test_another_config_in_the_same_folder_is_refused(command: Command, no_repor
     status = Path("runs/sweeps/patch_dropout/job/status.json").read_text()
     code, _ = command(*SWEEP, *one, "recipe.optimizer.lr=1")
     assert code == 1
-    (job,) = sweep.read_jobs(Path("runs/sweeps/patch_dropout"))
-    assert "holds a run with other settings (recipe.optimizer.lr is 0.003 there and 1.0 here)" in job.found
+    (job,) = jobs.read_jobs(Path("runs/sweeps/patch_dropout"))
+    assert "holds a run with other settings (recipe.optimizer.lr is 0.003 there and 1.0 here)" in job.message
     assert Path("runs/sweeps/patch_dropout/job/status.json").read_text() == status
     assert not Path("runs/sweeps/patch_dropout/job/traceback.txt").exists()
     assert (job.outcome, job.is_ours) == ("failed", False)  # and so it is not in the report
@@ -112,7 +122,10 @@ def test_stopping_ends_the_sweep_and_the_same_command_goes_on(
         code, printed = command(*SWEEP, *grid)
     assert code == 3, printed
     assert folders().keys() == {"8 0.1"}
-    code, printed = command(*SWEEP, *grid)
+    again = printed.splitlines()[-1]
+    assert printed.splitlines()[-2] == "Stopped; 0 of 2 jobs finished. To go on:"
+    assert shlex.split(again) == ["python", "-m", "vit_cnn.train", *SWEEP, *grid]
+    code, printed = command(*shlex.split(again)[3:])
     assert code == 0, printed
     assert folders().keys() == {"8 0.1", "16 0.1"}
     together = folders()["8 0.1"].rename("together")
@@ -145,17 +158,17 @@ def test_the_end_is_told_from_what_jobs_left_behind(command: Command, no_report:
     """As where jobs run in other processes, one of which was killed."""
     assert command(*SWEEP, "model.patch_size=8,16", "model.dropout=0")[0] == 0
     sweep_dir = Path("runs/sweeps/patch_dropout")
-    first, second = sweep.read_jobs(sweep_dir)
+    first, second = jobs.read_jobs(sweep_dir)
     assert (first.outcome, second.outcome) == ("finished", "finished")
-    assert first.found.startswith("validation ")
-    note = next(iter(sorted((sweep_dir / sweep.NOTES).iterdir())))
+    assert 0 <= first.result["val/acc"] <= 1
+    note = next(iter(sorted((sweep_dir / jobs.NOTES).iterdir())))
     note.write_text(json.dumps(json.loads(note.read_text()) | {"outcome": "broken off"}))
     with pytest.raises(Failed, match="1 of 2 jobs failed"):
-        sweep.summarise(sweep_dir)
+        jobs.summarise(sweep_dir)
 
 
 def test_a_report_that_fails_is_not_taken_for_success(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "write_report", lambda folders, sweep_dir: 1 / 0)
+    monkeypatch.setattr(jobs, "write_report", lambda folders, sweep_dir: 1 / 0)
     code, printed = command(*SWEEP, "model.patch_size=16", "model.dropout=0")
     assert code == 1
     assert "ZeroDivisionError" in printed
@@ -177,7 +190,7 @@ def test_both_networks_are_paired_seed_by_seed(command: Command, no_report: None
     code, printed = command("experiment=vit_vs_cnn", *small, "max_steps=1", "seed=0,1", "data.max_images=60")
     assert code == 0, printed
     names = {path.parent.name for path in Path("runs/sweeps/vit_vs_cnn").glob("*/result.json")}
-    assert len(names) == 4
+    assert names == {"model-vit_seed-0", "model-vit_seed-1", "model-cnn_seed-0", "model-cnn_seed-1"}
 
 
 def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
@@ -201,9 +214,9 @@ def test_jobs_of_a_plain_command() -> None:
     from vit_cnn import config
 
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        assert jobs_of(["data=digits"]) == [["data=digits"]]
-        assert len(jobs_of(["experiment=vit_vs_cnn"])) == 6
-        assert jobs_of(["model=vit,cnn", "recipe.schedule.milestones=[1,2]"]) == [
+        assert jobs_in(["data=digits"]) == [["data=digits"]]
+        assert len(jobs_in(["experiment=vit_vs_cnn"])) == 6
+        assert jobs_in(["model=vit,cnn", "recipe.schedule.milestones=[1,2]"]) == [
             ["model=vit", "recipe.schedule.milestones=[1,2]"],
             ["model=cnn", "recipe.schedule.milestones=[1,2]"],
         ]

@@ -12,14 +12,13 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich import box
 from rich.table import Table
 
 from vit_cnn import config
+from vit_cnn.config.grid import jobs_of, overrides_of
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
 from vit_cnn.errors import exit_with_code
@@ -52,7 +51,7 @@ def main() -> None:
     for heading in ("epochs", "steps", "a step", "in all"):
         table.add_column(heading, justify="right")
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        for job in jobs_of(overrides):
+        for job in jobs_in(overrides):
             cfg = config.check(compose("config", overrides=job))
             if str(cfg.data) not in datasets:
                 datasets[str(cfg.data)] = instantiate(cfg.data)
@@ -77,15 +76,11 @@ def main() -> None:
     console.print(f"About {length} of work on {device}; what has finished before is skipped.")
 
 
-def jobs_of(overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job that Hydra's own sweeper would make of a command line."""
-    parser = OverridesParser.create()
-    single = [
-        override.input_line or "" for override in parser.parse_overrides(overrides) if not override.is_sweep_override()
-    ]
+def jobs_in(command: list[str]) -> list[list[str]]:
+    """The overrides of each job that a command line has, with what its experiment sweeps."""
+    single = [override.input_line or "" for override in overrides_of(None, command) if not override.is_sweep_override()]
     cfg = compose("config", overrides=single, return_hydra_config=True)
-    swept = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
-    return [list(job) for job in BasicSweeper.split_arguments(parser.parse_overrides([*swept, *overrides]), None)[0]]
+    return jobs_of(overrides_of(cfg.hydra.sweeper.params, command))
 
 
 def measure(cfg: DictConfig) -> tuple[float, float]:

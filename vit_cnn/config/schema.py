@@ -137,6 +137,8 @@ def signature(target: str | None, *, key: str) -> type:
     try:
         function: Any = pydoc.locate(target)
     except pydoc.ErrorDuringImport as error:
+        if error.exc is KeyboardInterrupt:
+            raise KeyboardInterrupt from error
         raise Refused(f"{key}={target} cannot be imported: {error}") from error
     if not callable(function):
         raise Refused(f"{key}={target} cannot be imported: there is no such class or function")

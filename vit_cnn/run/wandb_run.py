@@ -92,17 +92,16 @@ class WandbRun:
     def summary(self, values: dict[str, Any]) -> None:
         self.attempt("summary", lambda: self.run.summary.update(values))
 
-    def finish(self, exit_code: int) -> None:
+    def finish(self, exit_code: int, *, is_hasty: bool) -> None:
+        patience = 1 if is_hasty else FINISH_SECONDS
         # In a thread, since an upload over a dead network would hold the end of the run for ever.
         finishing = threading.Thread(
             target=lambda: self.attempt("finish", lambda: self.run.finish(exit_code=exit_code)), daemon=True
         )
         finishing.start()
-        finishing.join(FINISH_SECONDS)
+        finishing.join(patience)
         if finishing.is_alive():
-            log.warning(
-                "W&B did not finish within %d s; what is missing there stands in metrics.jsonl.", FINISH_SECONDS
-            )
+            log.warning("W&B did not finish within %g s; what is missing there stands in metrics.jsonl.", patience)
         self.run = None
 
     def attempt(self, what: str, call: Any) -> None:
