@@ -14,8 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import TINY, call, composed, metrics, stop_at, wandb_records, weights
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins import basic_launcher
 
-from vit_cnn import estimate, sweep
+from vit_cnn import config, estimate, sweep
+from vit_cnn.console import console
 from vit_cnn.errors import Failed
 from vit_cnn.estimate import jobs_in
 from vit_cnn.report import jobs
@@ -86,15 +89,16 @@ def test_a_failing_job_is_kept_with_its_traceback_and_the_others_go_on(command: 
 
 
 def test_another_config_in_the_same_folder_is_refused(command: Command, no_report: None) -> None:
-    one = ["model.patch_size=8", "model.dropout=0", "hydra.sweep.subdir=job"]
+    one = ["model.patch_size=8", "model.dropout=0"]
     assert command(*SWEEP, *one)[0] == 0
-    status = Path("runs/sweeps/patch_dropout/job/status.json").read_text()
+    folder = Path("runs/sweeps/patch_dropout/model.dropout-0_model.patch_size-8")
+    status = (folder / "status.json").read_text()
     code, _ = command(*SWEEP, *one, "recipe.optimizer.lr=1")
     assert code == 1
     (job,) = jobs.read_jobs(Path("runs/sweeps/patch_dropout"))
     assert "holds a run with other settings (recipe.optimizer.lr is 0.003 there and 1.0 here)" in job.message
-    assert Path("runs/sweeps/patch_dropout/job/status.json").read_text() == status
-    assert not Path("runs/sweeps/patch_dropout/job/traceback.txt").exists()
+    assert (folder / "status.json").read_text() == status
+    assert not (folder / "traceback.txt").exists()
     assert (job.outcome, job.is_ours) == ("failed", False)  # and so it is not in the report
 
 
@@ -132,6 +136,47 @@ def test_stopping_ends_the_sweep_and_the_same_command_goes_on(
     shutil.rmtree("runs")
     assert command(*SWEEP, "model.patch_size=8", "model.dropout=0.1")[0] == 0
     assert metrics(str(together)) == metrics(str(folders()["8 0.1"]))
+
+
+def test_ctrl_c_between_jobs_says_what_is_finished_and_what_goes_on(
+    command: Command, no_report: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ["-m", *TINY, "recipe.epochs=1", "seed=0,1,2"]
+    asked = []
+
+    def interrupted(overrides: list[str]) -> list[str]:
+        asked.append(overrides)
+        if len(asked) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return overrides
+
+    with monkeypatch.context() as patch:
+        patch.setattr(basic_launcher, "filter_overrides", interrupted)  # between two jobs
+        code, printed = command(*grid)
+    assert code == 3, printed
+    assert printed.splitlines()[-2] == "Stopped; 1 of 3 jobs finished. To go on:"
+    (sweep_dir,) = Path("runs/sweeps").iterdir()
+    again = shlex.split(printed.splitlines()[-1])[3:]
+    assert again == [*grid, f"hydra.sweep.dir={sweep_dir}"]  # or it would be another sweep, named by its time
+    code, printed = command(*again)
+    assert code == 0, printed
+    assert "3 of 3 jobs finished, 1 of them before" in printed
+    assert {path.parent.name for path in sweep_dir.glob("*/result.json")} == {"seed-0", "seed-1", "seed-2"}
+    assert re.search(r"^ *– +3 +[\d.]+% ± [\d.]+ +[\d.]+% ± [\d.]+ *$", printed, re.MULTILINE)
+
+
+def test_the_table_at_the_end_has_mean_and_deviation_over_seeds(capfd: pytest.CaptureFixture[str]) -> None:
+    def job(swept: list[str], accuracy: float | None) -> jobs.Job:
+        result = accuracy and {"val/acc": accuracy, "test/acc": accuracy / 2}
+        return jobs.Job(Path("x"), swept, "finished", "", True, result or None)
+
+    found = [job(["model=cnn", f"seed={seed}"], accuracy) for seed, accuracy in enumerate((0.5, 0.6, 0.7))]
+    found += [job(["model=vit", "seed=0"], 0.4), job(["model=vit", "seed=1"], None), job(["model=mlp", "seed=0"], None)]
+    console.print(jobs.table_of(found))
+    lines = [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
+    assert "model=cnn 3 60.00% ± 10.00 30.00% ± 5.00" in lines  # over n - 1
+    assert "model=vit 1 40.00% 20.00%" in lines
+    assert "model=mlp 0" in lines
 
 
 def test_after_sigkill_the_same_command_goes_on(command: Command, no_report: None) -> None:
@@ -196,8 +241,8 @@ def test_both_networks_are_paired_seed_by_seed(command: Command, no_report: None
 def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     code, printed = call(estimate.main, [*SWEEP, "model.patch_size=8,16"], monkeypatch, capfd)
     assert code == 0, printed
-    assert printed.count("model.patch_size=8 ") == 3
-    assert printed.count("model.patch_size=16 ") == 3
+    assert len(re.findall(r"^ *model.patch_size=8 model.dropout=[\d.]+ +2 ", printed, re.MULTILINE)) == 3
+    assert len(re.findall(r"^ *model.patch_size=16 model.dropout=[\d.]+ +2 ", printed, re.MULTILINE)) == 3
     assert "minutes of work on" in printed
     few = [*SMALL, "data.max_images=160", "recipe.batch_size=30", "recipe.epochs=1000000", "model.patch_size=8"]
     code, printed = call(estimate.main, [*few, "max_steps=5"], monkeypatch, capfd)
@@ -209,14 +254,14 @@ def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd:
 
 
 def test_jobs_of_a_plain_command() -> None:
-    from hydra import initialize_config_dir
-
-    from vit_cnn import config
-
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        assert jobs_in(["data=digits"]) == [["data=digits"]]
+        assert list(jobs_in(["data=digits"]).values()) == [["data=digits"]]
         assert len(jobs_in(["experiment=vit_vs_cnn"])) == 6
-        assert jobs_in(["model=vit,cnn", "recipe.schedule.milestones=[1,2]"]) == [
-            ["model=vit", "recipe.schedule.milestones=[1,2]"],
-            ["model=cnn", "recipe.schedule.milestones=[1,2]"],
-        ]
+        assert jobs_in(["model=vit,cnn", "recipe.schedule.milestones=[1,2]"]) == {
+            "model=vit": ["model=vit", "recipe.schedule.milestones=[1,2]"],
+            "model=cnn": ["model=cnn", "recipe.schedule.milestones=[1,2]"],
+        }
+        # What an experiment sweeps names its jobs, also where there is one value of it.
+        assert list(jobs_in(["experiment=vit_vs_cnn", "model=cnn", "data=digits", "seed=1,2"])) == [
+            "seed=1 model=cnn", "seed=2 model=cnn"
+        ]  # fmt: skip

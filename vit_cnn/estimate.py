@@ -4,6 +4,7 @@ Times a few training steps and evaluation batches of each job on random images.
 """
 
 import math
+import os
 import statistics
 import sys
 import time
@@ -15,13 +16,15 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich import box
+from rich.progress import track
+from rich.prompt import Confirm
 from rich.table import Table
 
 from vit_cnn import config
-from vit_cnn.config.grid import jobs_of, overrides_of
+from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
-from vit_cnn.errors import exit_with_code
+from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.machine import device_name, keep_freed_memory, precision_of
 from vit_cnn.run.display import duration
 from vit_cnn.training.optim import build_optimizer
@@ -29,20 +32,43 @@ from vit_cnn.training.precision import autocast_for
 from vit_cnn.training.scoring import BATCH_SIZE
 
 STEPS = 4  # of which the first, which warms up, does not count
+LONG = 3600  # seconds of work before which --train asks
 
-
-HELP = """usage: vit-cnn estimate [OVERRIDE …]
+HELP = """usage: vit-cnn estimate [--train] [--yes] [OVERRIDE …]
 
 Takes what a training or a sweep takes, times a few steps of each job on random images, and trains nothing.
+--train trains then; on a terminal it asks before more than an hour of work, unless --yes is given.
 
 example: vit-cnn estimate experiment=patch_dropout recipe.epochs=20"""
 
 
 def main() -> None:
-    overrides = sys.argv[1:]
-    if {"-h", "--help"} & set(overrides):
+    options = {argument for argument in sys.argv[1:] if argument.startswith("-")}
+    overrides = [argument for argument in sys.argv[1:] if argument not in options]
+    if options & {"-h", "--help"}:
         print(HELP)
         return
+    if unknown := options - {"--train", "--yes"}:
+        raise Refused(f"{min(unknown)} is not an option of estimate: there are --train and --yes")
+    seconds = estimate(overrides)
+    if "--train" not in options:
+        return
+    if seconds > LONG and "--yes" not in options and sys.stdin.isatty() and console.is_terminal and not is_wanted():
+        console.print("Nothing was started.")
+        return
+    command = [sys.executable, "-m", "vit_cnn.train", *overrides]
+    os.execv(sys.executable, command)  # in a process of its own memory
+
+
+def is_wanted() -> bool:
+    try:
+        return Confirm.ask("Start now?", console=console, default=False)
+    except EOFError:
+        return False
+
+
+def estimate(overrides: list[str]) -> float:
+    """Print how long each job of a command line will take; returns the seconds of all."""
     datasets: dict[str, Dataset] = {}
     speeds: dict[str, tuple[float, float]] = {}
     total = 0.0
@@ -51,8 +77,10 @@ def main() -> None:
     for heading in ("epochs", "steps", "a step", "in all"):
         table.add_column(heading, justify="right")
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        for job in jobs_in(overrides):
-            cfg = config.check(compose("config", overrides=job))
+        jobs = jobs_in(overrides)
+        timing = "Timing a few steps of each job"
+        for name in track(jobs, timing, console=console, transient=True, disable=not console.is_terminal):
+            cfg = config.check(compose("config", overrides=jobs[name]))
             if str(cfg.data) not in datasets:
                 datasets[str(cfg.data)] = instantiate(cfg.data)
             data = datasets[str(cfg.data)]
@@ -66,21 +94,23 @@ def main() -> None:
             evaluated = evaluations * len(data.val) + len(data.train) + len(data.val) + len(data.test)
             seconds = steps * step_seconds + evaluated * eval_seconds
             total += seconds
-            words = " ".join(override for override in job if not override.startswith(("experiment=", "hydra.")))
             table.add_row(
-                words, str(cfg.recipe.epochs), f"{steps:,}", f"{1000 * step_seconds:.0f} ms", duration(seconds)
+                name, str(cfg.recipe.epochs), f"{steps:,}", f"{1000 * step_seconds:.0f} ms", duration(seconds)
             )
     console.print(table)
     device = device_name(torch.device(cfg.trainer.device))
-    length = f"{total / 3600:.1f} hours" if total > 2 * 3600 else f"{total / 60:.1f} minutes"
+    length = f"{total / 3600:.1f} hours" if total > LONG else f"{total / 60:.1f} minutes"
     console.print(f"About {length} of work on {device}; what has finished before is skipped.")
+    return total
 
 
-def jobs_in(command: list[str]) -> list[list[str]]:
-    """The overrides of each job that a command line has, with what its experiment sweeps."""
+def jobs_in(command: list[str]) -> dict[str, list[str]]:
+    """The jobs of a command line, with what its experiment sweeps: the overrides of each, under what tells it apart."""
     single = [override.input_line or "" for override in overrides_of(None, command) if not override.is_sweep_override()]
-    cfg = compose("config", overrides=single, return_hydra_config=True)
-    return jobs_of(overrides_of(cfg.hydra.sweeper.params, command))
+    params = compose("config", overrides=single, return_hydra_config=True).hydra.sweeper.params
+    overrides = overrides_of(params, command)
+    constant = constant_keys(params, overrides)
+    return {" ".join(without(constant, job) or job): job for job in jobs_of(overrides)}
 
 
 def measure(cfg: DictConfig) -> tuple[float, float]:

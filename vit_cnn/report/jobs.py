@@ -66,6 +66,7 @@ def summarise(sweep_dir: Path) -> None:
     jobs = read_jobs(sweep_dir)
     failed = [job for job in jobs if job.result is None]
     console.print(table_of(jobs))
+    console.print("Accuracy of the best epoch's weights; mean ± standard deviation (n − 1) over seeds.")
     for job in failed:
         console.print(Text(f"{' '.join(job.swept)} {job.outcome}: {job.message or 'it was killed'}", "red"))
     begun = [job.folder for job in jobs if job.is_ours and (job.folder / ".hydra" / "config.yaml").exists()]
@@ -85,14 +86,13 @@ def table_of(jobs: list[Job]) -> Table:
         groups.setdefault(settings, [])
         if job.result:
             groups[settings].append(job.result)
-    caption = "Mean ± standard deviation (n − 1) over seeds" if any(len(group) > 1 for group in groups.values()) else ""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, caption=caption, caption_justify="left")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     table.add_column("settings", overflow="fold")
     for heading in ("seeds", "validation", "test"):
         table.add_column(heading, justify="right", no_wrap=True)
     for settings, results in groups.items():
         found = [spread([result[key] for result in results], "{:.2%}") for key in ("val/acc", "test/acc") if results]
-        table.add_row(Text(settings), str(len(results)), *found)
+        table.add_row(Text(settings or "–"), str(len(results)), *found)
     return table
 
 

@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 from rich import box
+from rich.console import Group
+from rich.constrain import Constrain
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -38,7 +40,7 @@ class RunDisplay:
         self.last_line = self.last_frame = time.monotonic()
         self.bar = Progress(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(bar_width=None if console.is_terminal else 40),
+            BarColumn(bar_width=None),
             MofNCompleteColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -56,16 +58,16 @@ class RunDisplay:
         elif console.is_jupyter:  # where rich's Live would ask for ipywidgets, and leave nothing in a saved notebook
             from IPython.display import display
 
-            self.cell = display(self.lines(), display_id=True)
+            self.cell = display(self.frame(), display_id=True)
 
-    def lines(self) -> Table:
-        lines = Table.grid()
-        lines.add_row(self.bar.get_renderable())
+    def lines(self) -> Group:
         # The first text has a line even where it is empty: a terminal puts its ^C there, not behind the bar.
-        lines.add_row(Text(f"{self.train_text}  {self.val_text}".strip(), overflow="ellipsis", no_wrap=True))
-        if self.answer_text:
-            lines.add_row(Text(self.answer_text, overflow="ellipsis", no_wrap=True))
-        return lines
+        texts = [f"{self.train_text}  {self.val_text}".strip(), *([self.answer_text] if self.answer_text else [])]
+        return Group(self.bar, *(Text(text, overflow="ellipsis", no_wrap=True) for text in texts))
+
+    def frame(self) -> Constrain:
+        """The lines as a notebook can show them."""
+        return Constrain(self.lines(), width=100)
 
     def epoch_of(self, step: int) -> int:
         return min((step - 1) // self.steps_per_epoch + 1, self.epochs)
@@ -74,7 +76,7 @@ class RunDisplay:
         self.bar.update(self.task, completed=step, epoch=self.epoch_of(step))
         if self.cell and time.monotonic() - self.last_frame > SECONDS_BETWEEN_FRAMES:
             self.last_frame = time.monotonic()
-            self.cell.update(self.lines())
+            self.cell.update(self.frame())
 
     def answer(self, text: str) -> None:
         """Say that a signal has been heard; called by its handler, which may have interrupted anything that prints.
@@ -104,13 +106,13 @@ class RunDisplay:
             self.epochs,
             100 * metrics["val/acc"],
             metrics["val/loss"],
-            "  (best so far)" if is_best else "",
+            ", best" if is_best else "",
         )
 
     def close(self) -> None:
         self.live.stop()
         if self.cell:
-            self.cell.update(self.lines())
+            self.cell.update(self.frame())
 
 
 def print_results(results: list[dict[str, Any]]) -> None:

@@ -82,7 +82,8 @@ class WandbRun:
             log.info("W&B: %s", self.run.url)
         else:
             folder = os.path.relpath(Path(self.run.dir).parent)
-            log.info("W&B: offline. Look: wandb leet %s   Upload: wandb sync %s", os.path.dirname(folder), folder)
+            log.info("W&B: offline. Look: wandb leet %s", os.path.dirname(folder))
+            log.info("Upload: wandb sync %s", folder)
             if self.is_resumed:
                 log.info("That folder has the whole run; upload it alone, not those of its earlier parts.")
 

@@ -203,8 +203,8 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
         (run_dir / "skipped.txt").write_text("\n".join(data.skipped) + "\n")
         log.warning("%d files cannot be read and are left out: %s", len(data.skipped), run_dir / "skipped.txt")
     device, precision = device_name(torch.device(cfg.trainer.device)), precision_of(cfg.trainer.precision)
-    network = f"{type(model).__name__} on {device}, {precision}"
-    log.info("%s; %d steps; run folder %s", network, plan.last_step, run_dir)
+    log.info("%s on %s, %s; %d steps", type(model).__name__, device, precision, plan.last_step)
+    log.info("Run folder %s", run_dir)
     display = RunDisplay(
         total_steps=plan.last_step,
         steps_per_epoch=plan.steps_per_epoch,
