@@ -24,7 +24,7 @@ from vit_cnn import config
 from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
-from vit_cnn.errors import Refused, exit_with_code
+from vit_cnn.errors import WANTS_TRACEBACK, Refused, exit_with_code
 from vit_cnn.machine import device_name, keep_freed_memory, precision_of
 from vit_cnn.run.display import duration
 from vit_cnn.training.optim import build_optimizer
@@ -56,8 +56,9 @@ def main() -> None:
     if seconds > LONG and "--yes" not in options and sys.stdin.isatty() and console.is_terminal and not is_wanted():
         console.print("Nothing was started.")
         return
-    command = [sys.executable, "-m", "vit_cnn.train", *overrides]
-    os.execv(sys.executable, command)  # in a process of its own memory
+    if not WANTS_TRACEBACK:
+        del os.environ["HYDRA_FULL_ERROR"]  # set by errors.py, for this process
+    os.execv(sys.executable, [sys.executable, "-m", "vit_cnn.train", *overrides])
 
 
 def is_wanted() -> bool:

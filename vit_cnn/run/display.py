@@ -54,7 +54,7 @@ class RunDisplay:
 
     def start(self) -> None:
         if console.is_terminal:
-            self.live.start()
+            self.live.start(refresh=True)
         elif console.is_jupyter:  # where rich's Live would ask for ipywidgets, and leave nothing in a saved notebook
             from IPython.display import display
 
