@@ -30,7 +30,7 @@ from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed, exit_with_code
 from vit_cnn.machine import precision_of, versions
 from vit_cnn.run.reading import read_rows
-from vit_cnn.training.loop import build_step, train
+from vit_cnn.training.loop import build_step, compiled, train
 from vit_cnn.training.optim import set_learning_rate
 from vit_cnn.training.precision import autocast_for, use_whole_fp32
 from vit_cnn.training.state import build_state
@@ -118,7 +118,8 @@ def steps(cfg: DictConfig, number: int) -> Iterator[torch.Tensor]:
     state.model(data.train.images[:1].float())  # eagerly, before anything is captured
     recipe = cast(Recipe, OmegaConf.to_object(cfg.recipe))
     autocast, generator = autocast_for(device, precision_of(cfg.trainer.precision)), torch.Generator(device)
-    step = build_step(cfg, recipe=recipe, state=state, data=data, autocast=autocast, generator=generator)
+    forward = compiled(state.model) if cfg.trainer.compile else state.model
+    step = build_step(cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, generator=generator)
     set_learning_rate(state.optimizer, cfg.recipe.optimizer.lr)
     state.model.train()
     chosen = torch.arange(cfg.recipe.batch_size, device=device)
