@@ -108,13 +108,13 @@ def test_a_second_ctrl_c_does_not_wait_for_an_upload(monkeypatch: pytest.MonkeyP
         os.kill(os.getpid(), signal.SIGINT)
         never.wait(60)
 
-    monkeypatch.setattr(wandb_run.WandbRun, "attempt", lambda self, what, call: finish(self) if what == "finish" else 0)
-    stop_at(monkeypatch, 3)
-    with pytest.raises(Stopped, match="Stopped at once; the last checkpoint is kept"):
-        run("run")
-    never.set()
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb_run.WandbRun, "attempt", lambda self, what, call: finish(self) if what == "finish" else 0)
+        stop_at(patch, 3)
+        with pytest.raises(Stopped, match="Stopped at once; the last checkpoint is kept"):
+            run("run")
+        never.set()
     assert [line["step"] for line in metrics("run")] == [2]
-    monkeypatch.undo()
     assert run("run")["steps"] == 10
 
 
