@@ -27,13 +27,11 @@ demo: setup ## train both networks on the bundled digits and print them side by 
 train: setup ## train one network: make train ARGS="model=vit data=cifar10"
 	$(RUN) -m vit_cnn.train $(ARGS)
 
-compare: setup ## both networks over seeds, and their report; says first how long it takes
-	$(RUN) -m vit_cnn.estimate experiment=vit_vs_cnn $(ARGS)
-	$(RUN) -m vit_cnn.train experiment=vit_vs_cnn $(ARGS)
+compare: setup ## both networks over seeds, and their report; says first how long it takes; YES=1 does not ask
+	$(RUN) -m vit_cnn.estimate --train $(if $(YES),--yes) experiment=vit_vs_cnn $(ARGS)
 
-sweep: setup ## the ViT over patch size and dropout, and the report; goes on where it was broken off
-	$(RUN) -m vit_cnn.estimate experiment=patch_dropout $(ARGS)
-	$(RUN) -m vit_cnn.train experiment=patch_dropout $(ARGS)
+sweep: setup ## the ViT over patch size and dropout, and the report; likewise
+	$(RUN) -m vit_cnn.estimate --train $(if $(YES),--yes) experiment=patch_dropout $(ARGS)
 
 report: setup ## a page from runs, and its figures and tables: make report RUNS="runs/a runs/b"
 	$(RUN) -m vit_cnn.report $(RUNS) $(ARGS)

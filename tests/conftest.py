@@ -40,6 +40,7 @@ def command(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) 
     def call(*overrides: str) -> tuple[int, str]:
         monkeypatch.setattr(sys, "argv", ["train.py", *overrides])
         GlobalHydra.instance().clear()
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a new process, also after a stop
         capfd.readouterr()
         with pytest.raises(SystemExit) as end:
             exit_with_code(train.main)

@@ -91,7 +91,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(
         stop_at(patch, 7, times=2)
         code, printed = command(*TINY, "hydra.run.dir=parts")
     assert code == 3, printed
-    assert "To go on from the last checkpoint: python -m vit_cnn.train resume=parts" in printed
+    assert "Stopped at once; the last checkpoint is kept. To go on:\n  python -m vit_cnn.train resume=parts" in printed
     assert json.loads(Path("parts/status.json").read_text())["status"] == "stopped"
     assert command("resume=parts")[0] == 0
     assert_same_run(whole, "parts")
@@ -102,7 +102,7 @@ def test_resume_by_command_changes_only_what_it_may(command: Command, monkeypatc
         stop_at(patch, 3)
         code, printed = command(*TINY, "hydra.run.dir=run")
     assert code == 3, printed
-    assert "To go on: python -m vit_cnn.train resume=run" in printed
+    assert "To go on:\n  python -m vit_cnn.train resume=run\n" in printed
 
     for refused in ("seed=1", "recipe.optimizer.lr=1", "model=cnn", "+recipe.epochs.x=1"):
         code, printed = command("resume=run", refused)

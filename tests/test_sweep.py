@@ -1,6 +1,8 @@
 """Sweeps: no job stops another, what has finished is skipped, and a killed sweep goes on."""
 
 import json
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,10 +14,14 @@ from pathlib import Path
 import pytest
 import yaml
 from helpers import TINY, call, composed, metrics, stop_at, wandb_records, weights
+from hydra import initialize_config_dir
+from hydra._internal.core_plugins import basic_launcher
 
-from vit_cnn import estimate, sweep
+from vit_cnn import config, estimate, sweep
+from vit_cnn.console import console
 from vit_cnn.errors import Failed
-from vit_cnn.estimate import jobs_of
+from vit_cnn.estimate import jobs_in
+from vit_cnn.report import jobs
 
 Command = Callable[..., tuple[int, str]]
 
@@ -26,7 +32,7 @@ SWEEP = ["experiment=patch_dropout", *SMALL, "recipe=deck", "recipe.epochs=2", "
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """For what happens before it: drawing one takes seconds."""
-    monkeypatch.setattr(sweep, "write_report", lambda folders, sweep_dir: None)
+    monkeypatch.setattr(jobs, "write_report", lambda folders, sweep_dir: None)
 
 
 def folders() -> dict[str, Path]:
@@ -43,16 +49,20 @@ def test_a_sweep_goes_over_the_grid_and_then_skips_what_has_finished(command: Co
     code, printed = command(*SWEEP, *grid)
     assert code == 0, printed
     assert folders().keys() == {"8 0", "8 0.1", "16 0", "16 0.1"}
-    assert "=" not in "".join(map(str, folders().values()))  # or resume= could not name them
-    assert "," not in "".join(map(str, folders().values()))
-    assert printed.count("finished") >= 4
+    # Of what is swept and nothing else; without = and , which resume= could not name.
+    names = {f"model.dropout-{dropout}_model.patch_size-{size}" for size in (8, 16) for dropout in ("0", "0.1")}
+    assert {folder.name for folder in folders().values()} == names
+    assert "Job 2 of 4: model.patch_size=8 model.dropout=0.1\n" in printed
+    assert "data=digits" not in printed
+    assert "4 of 4 jobs finished; folders in runs/sweeps/patch_dropout\n" in printed
     assert "Report: runs/sweeps/patch_dropout/report/report.html" in printed
     assert Path("runs/sweeps/patch_dropout/report/sweep.png").exists()
     before = {name: (folder / "result.json").stat().st_mtime_ns for name, folder in folders().items()}
     shutil.rmtree(folders()["16 0"])
     code, printed = command(*SWEEP, *grid)
     assert code == 0
-    assert printed.count("skipped") == 3
+    assert printed.count("finished before: skipped") == 3
+    assert "4 of 4 jobs finished, 3 of them before" in printed
     after = {name: (folder / "result.json").stat().st_mtime_ns for name, folder in folders().items()}
     assert {name for name in after if after[name] != before[name]} == {"16 0"}
 
@@ -72,19 +82,23 @@ def test_a_failing_job_is_kept_with_its_traceback_and_the_others_go_on(command: 
         *SWEEP, "model.patch_size=5,8", "model.dropout=0,2"
     )  # and again, they fail and it is skipped
     assert code == 1
-    assert printed.count("skipped") == 1
+    assert printed.count("finished before: skipped") == 1
+    # A table of what there is, and a line for each that failed.
+    assert re.search(r"model\.patch_size=8 model\.dropout=0 +1 +[\d.]+% +[\d.]+%", printed)
+    assert "model.patch_size=5 model.dropout=0 failed: model: patch_size=5 does not divide" in printed
 
 
 def test_another_config_in_the_same_folder_is_refused(command: Command, no_report: None) -> None:
-    one = ["model.patch_size=8", "model.dropout=0", "hydra.sweep.subdir=job"]
+    one = ["model.patch_size=8", "model.dropout=0"]
     assert command(*SWEEP, *one)[0] == 0
-    status = Path("runs/sweeps/patch_dropout/job/status.json").read_text()
+    folder = Path("runs/sweeps/patch_dropout/model.dropout-0_model.patch_size-8")
+    status = (folder / "status.json").read_text()
     code, _ = command(*SWEEP, *one, "recipe.optimizer.lr=1")
     assert code == 1
-    (job,) = sweep.read_jobs(Path("runs/sweeps/patch_dropout"))
-    assert "holds a run with other settings (recipe.optimizer.lr is 0.003 there and 1.0 here)" in job.found
-    assert Path("runs/sweeps/patch_dropout/job/status.json").read_text() == status
-    assert not Path("runs/sweeps/patch_dropout/job/traceback.txt").exists()
+    (job,) = jobs.read_jobs(Path("runs/sweeps/patch_dropout"))
+    assert "holds a run with other settings (recipe.optimizer.lr is 0.003 there and 1.0 here)" in job.message
+    assert (folder / "status.json").read_text() == status
+    assert not (folder / "traceback.txt").exists()
     assert (job.outcome, job.is_ours) == ("failed", False)  # and so it is not in the report
 
 
@@ -112,13 +126,57 @@ def test_stopping_ends_the_sweep_and_the_same_command_goes_on(
         code, printed = command(*SWEEP, *grid)
     assert code == 3, printed
     assert folders().keys() == {"8 0.1"}
-    code, printed = command(*SWEEP, *grid)
+    again = printed.splitlines()[-1]
+    assert printed.splitlines()[-2] == "Stopped; 0 of 2 jobs finished. To go on:"
+    assert shlex.split(again) == ["python", "-m", "vit_cnn.train", *SWEEP, *grid]
+    code, printed = command(*shlex.split(again)[3:])
     assert code == 0, printed
     assert folders().keys() == {"8 0.1", "16 0.1"}
     together = folders()["8 0.1"].rename("together")
     shutil.rmtree("runs")
     assert command(*SWEEP, "model.patch_size=8", "model.dropout=0.1")[0] == 0
     assert metrics(str(together)) == metrics(str(folders()["8 0.1"]))
+
+
+def test_ctrl_c_between_jobs_says_what_is_finished_and_what_goes_on(
+    command: Command, no_report: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grid = ["-m", *TINY, "recipe.epochs=1", "seed=0,1,2"]
+    asked = []
+
+    def interrupted(overrides: list[str]) -> list[str]:
+        asked.append(overrides)
+        if len(asked) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return overrides
+
+    with monkeypatch.context() as patch:
+        patch.setattr(basic_launcher, "filter_overrides", interrupted)  # between two jobs
+        code, printed = command(*grid)
+    assert code == 3, printed
+    assert printed.splitlines()[-2] == "Stopped; 1 of 3 jobs finished. To go on:"
+    (sweep_dir,) = Path("runs/sweeps").iterdir()
+    again = shlex.split(printed.splitlines()[-1])[3:]
+    assert again == [*grid, f"hydra.sweep.dir={sweep_dir}"]  # or it would be another sweep, named by its time
+    code, printed = command(*again)
+    assert code == 0, printed
+    assert "3 of 3 jobs finished, 1 of them before" in printed
+    assert {path.parent.name for path in sweep_dir.glob("*/result.json")} == {"seed-0", "seed-1", "seed-2"}
+    assert re.search(r"^ *– +3 +[\d.]+% ± [\d.]+ +[\d.]+% ± [\d.]+ *$", printed, re.MULTILINE)
+
+
+def test_the_table_at_the_end_has_mean_and_deviation_over_seeds(capfd: pytest.CaptureFixture[str]) -> None:
+    def job(swept: list[str], accuracy: float | None) -> jobs.Job:
+        result = accuracy and {"val/acc": accuracy, "test/acc": accuracy / 2}
+        return jobs.Job(Path("x"), swept, "finished", "", True, result or None)
+
+    found = [job(["model=cnn", f"seed={seed}"], accuracy) for seed, accuracy in enumerate((0.5, 0.6, 0.7))]
+    found += [job(["model=vit", "seed=0"], 0.4), job(["model=vit", "seed=1"], None), job(["model=mlp", "seed=0"], None)]
+    console.print(jobs.table_of(found))
+    lines = [" ".join(line.split()) for line in capfd.readouterr().out.splitlines()]
+    assert "model=cnn 3 60.00% ± 10.00 30.00% ± 5.00" in lines  # over n - 1
+    assert "model=vit 1 40.00% 20.00%" in lines
+    assert "model=mlp 0" in lines
 
 
 def test_after_sigkill_the_same_command_goes_on(command: Command, no_report: None) -> None:
@@ -145,17 +203,17 @@ def test_the_end_is_told_from_what_jobs_left_behind(command: Command, no_report:
     """As where jobs run in other processes, one of which was killed."""
     assert command(*SWEEP, "model.patch_size=8,16", "model.dropout=0")[0] == 0
     sweep_dir = Path("runs/sweeps/patch_dropout")
-    first, second = sweep.read_jobs(sweep_dir)
+    first, second = jobs.read_jobs(sweep_dir)
     assert (first.outcome, second.outcome) == ("finished", "finished")
-    assert first.found.startswith("validation ")
-    note = next(iter(sorted((sweep_dir / sweep.NOTES).iterdir())))
+    assert 0 <= first.result["val/acc"] <= 1
+    note = next(iter(sorted((sweep_dir / jobs.NOTES).iterdir())))
     note.write_text(json.dumps(json.loads(note.read_text()) | {"outcome": "broken off"}))
     with pytest.raises(Failed, match="1 of 2 jobs failed"):
-        sweep.summarise(sweep_dir)
+        jobs.summarise(sweep_dir)
 
 
 def test_a_report_that_fails_is_not_taken_for_success(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweep, "write_report", lambda folders, sweep_dir: 1 / 0)
+    monkeypatch.setattr(jobs, "write_report", lambda folders, sweep_dir: 1 / 0)
     code, printed = command(*SWEEP, "model.patch_size=16", "model.dropout=0")
     assert code == 1
     assert "ZeroDivisionError" in printed
@@ -177,14 +235,14 @@ def test_both_networks_are_paired_seed_by_seed(command: Command, no_report: None
     code, printed = command("experiment=vit_vs_cnn", *small, "max_steps=1", "seed=0,1", "data.max_images=60")
     assert code == 0, printed
     names = {path.parent.name for path in Path("runs/sweeps/vit_vs_cnn").glob("*/result.json")}
-    assert len(names) == 4
+    assert names == {"model-vit_seed-0", "model-vit_seed-1", "model-cnn_seed-0", "model-cnn_seed-1"}
 
 
 def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     code, printed = call(estimate.main, [*SWEEP, "model.patch_size=8,16"], monkeypatch, capfd)
     assert code == 0, printed
-    assert printed.count("model.patch_size=8 ") == 3
-    assert printed.count("model.patch_size=16 ") == 3
+    assert len(re.findall(r"^ *model.patch_size=8 model.dropout=[\d.]+ +2 ", printed, re.MULTILINE)) == 3
+    assert len(re.findall(r"^ *model.patch_size=16 model.dropout=[\d.]+ +2 ", printed, re.MULTILINE)) == 3
     assert "minutes of work on" in printed
     few = [*SMALL, "data.max_images=160", "recipe.batch_size=30", "recipe.epochs=1000000", "model.patch_size=8"]
     code, printed = call(estimate.main, [*few, "max_steps=5"], monkeypatch, capfd)
@@ -196,14 +254,14 @@ def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd:
 
 
 def test_jobs_of_a_plain_command() -> None:
-    from hydra import initialize_config_dir
-
-    from vit_cnn import config
-
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        assert jobs_of(["data=digits"]) == [["data=digits"]]
-        assert len(jobs_of(["experiment=vit_vs_cnn"])) == 6
-        assert jobs_of(["model=vit,cnn", "recipe.schedule.milestones=[1,2]"]) == [
-            ["model=vit", "recipe.schedule.milestones=[1,2]"],
-            ["model=cnn", "recipe.schedule.milestones=[1,2]"],
-        ]
+        assert list(jobs_in(["data=digits"]).values()) == [["data=digits"]]
+        assert len(jobs_in(["experiment=vit_vs_cnn"])) == 6
+        assert jobs_in(["model=vit,cnn", "recipe.schedule.milestones=[1,2]"]) == {
+            "model=vit": ["model=vit", "recipe.schedule.milestones=[1,2]"],
+            "model=cnn": ["model=cnn", "recipe.schedule.milestones=[1,2]"],
+        }
+        # What an experiment sweeps names its jobs, also where there is one value of it.
+        assert list(jobs_in(["experiment=vit_vs_cnn", "model=cnn", "data=digits", "seed=1,2"])) == [
+            "seed=1 model=cnn", "seed=2 model=cnn"
+        ]  # fmt: skip

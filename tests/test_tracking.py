@@ -149,7 +149,7 @@ def test_lines_off_a_terminal(caplog: pytest.LogCaptureFixture, monkeypatch: pyt
     display.train_metrics(4, figures)
     assert "step 4/10  loss 1.500  acc 25.0%  lr 3.0e-04  1,234 images/s (42% of peak)" in caplog.text
     display.val_metrics(1.0, {"val/acc": 0.5, "val/loss": 1.25}, is_best=True)
-    assert "epoch 1/2: validation accuracy 50.00 %, loss 1.2500  (best so far)" in caplog.text
+    assert "epoch 1/2: validation accuracy 50.00 %, loss 1.2500, best" in caplog.text
     display.close()
 
 

@@ -1,24 +1,25 @@
-"""What can end a run early, and what the user reads then: one or two lines and an exit code, no traceback."""
+"""What can end a run early, and what the user reads then: one or two lines and an exit code, no traceback.
+
+Hydra is imported where it is needed: commands import this first, and Ctrl-C has to be answered from then on.
+"""
 
 import difflib
 import os
 import re
 import shlex
+import signal
 import sys
 import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, cast
-
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
+from typing import Any
 
 FINISHED = 0
 FAILED = 1
 REFUSED = 2  # a bad command, config or data set; nothing was started
 STOPPED = 3  # and can be resumed
+INTERRUPTED = 130  # before there was anything to resume; what shells report after Ctrl-C
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them its own way
@@ -35,11 +36,15 @@ class Failed(Exception):
 
 
 class Stopped(Exception):
-    """The run was asked to stop and can be resumed."""
+    """A run or a sweep was asked to stop; ``command`` goes on with it, ready to be pasted into a shell."""
+
+    def __init__(self, message: str, command: str) -> None:
+        super().__init__(f"{message} To go on: {command}")
+        self.command = command
 
 
 def resume_command(run_dir: Path) -> str:
-    """What goes on with a run, ready to be pasted into a shell."""
+    """What goes on with a run."""
     return f"python -m vit_cnn.train {shlex.quote(f'resume={run_dir}')}"
 
 
@@ -59,8 +64,13 @@ def exit_with_code(main: Callable[[], object]) -> None:
 
 def tell(error: BaseException) -> int:
     """Print an expected error for the user and return the exit code."""
-    code = {KeyboardInterrupt: FAILED, Failed: FAILED, Stopped: STOPPED}.get(type(error), REFUSED)
-    print(one_line(error) if code == STOPPED else f"error: {one_line(error)}", file=sys.stderr)
+    code = {KeyboardInterrupt: INTERRUPTED, Failed: FAILED, Stopped: STOPPED}.get(type(error), REFUSED)
+    if code in (INTERRUPTED, STOPPED):
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python ends slowly: another Ctrl-C must not show a traceback
+    text = one_line(error) if code in (INTERRUPTED, STOPPED) else f"error: {one_line(error)}"
+    if isinstance(error, Stopped):
+        text = text.replace(f" {error.command}", f"\n  {error.command}")  # whole, where a terminal has 80 columns
+    print(text, file=sys.stderr)
     return code
 
 
@@ -68,7 +78,12 @@ def is_expected(error: BaseException) -> bool:
     """Whether the message says it all: our own errors, Ctrl-C, and whatever Hydra's reading of a command raises."""
     if WANTS_TRACEBACK:
         return False
-    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt, HydraException, OmegaConfBaseException)):
+    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt)):
+        return True
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, (HydraException, OmegaConfBaseException)):
         return True
     trace = error.__traceback__
     while trace and trace.tb_next:
@@ -80,7 +95,10 @@ def is_expected(error: BaseException) -> bool:
 def one_line(error: BaseException) -> str:
     """The message for a person: ours as it is, Hydra's and OmegaConf's without search paths and object dumps."""
     if isinstance(error, KeyboardInterrupt):
-        return "interrupted before the first training step; nothing to resume"
+        return str(error) or "Interrupted."
+    from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
     for cause in causes(error):  # ours may be wrapped, when a resolver or a constructor raised it
         if isinstance(cause, (Refused, Failed, Stopped)):
             return str(cause)
@@ -111,6 +129,8 @@ def not_a_key(key: str, parent: Any) -> str:
     Args:
         parent: the part of the composed config in which it was looked for.
     """
+    from omegaconf import DictConfig
+
     known = [str(each) for each in parent or () if each != "hydra"]
     group, _, name = key.rpartition(".")
     meant = [f"{group}.{each}".lstrip(".") for each in difflib.get_close_matches(name, known, n=1)]
@@ -118,16 +138,16 @@ def not_a_key(key: str, parent: Any) -> str:
     if target and not meant and not target.startswith("vit_cnn."):
         return f"{key} is not a key of its file; +{key}=… hands it to {target} all the same"
     if not meant and isinstance(parent, DictConfig):
-        everywhere = {
-            each.rsplit(".", maxsplit=1)[-1]: each for each in reversed(dotted(cast(DictConfig, parent._get_root())))
-        }
+        everywhere = {each.rsplit(".", maxsplit=1)[-1]: each for each in reversed(dotted(parent._get_root()))}
         meant = [everywhere[each] for each in difflib.get_close_matches(name, everywhere, n=1, cutoff=0.8)]
     hint = f": did you mean {meant[0]}?" if meant else f"; there are {', '.join(known)}"
     return f"{key} is not a key{hint}"
 
 
-def dotted(config: DictConfig, prefix: str = "") -> list[str]:
+def dotted(config: Any, prefix: str = "") -> list[str]:
     """The keys of a config, joined with dots; those of Hydra itself and targets left out."""
+    from omegaconf import DictConfig
+
     found = []
     for key in map(str, config):
         if key in ("hydra", "_target_"):

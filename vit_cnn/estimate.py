@@ -5,6 +5,7 @@ Times a few training steps and evaluation batches of each job on random images.
 
 import argparse
 import math
+import os
 import statistics
 import sys
 import time
@@ -14,18 +15,19 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from rich import box
+from rich.progress import track
+from rich.prompt import Confirm
 from rich.table import Table
 
 from vit_cnn import config
+from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
 from vit_cnn.config.network import build_network
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
-from vit_cnn.errors import Refused, exit_with_code
+from vit_cnn.errors import WANTS_TRACEBACK, Refused, exit_with_code
 from vit_cnn.machine import device_name, keep_freed_memory, precision_of
 from vit_cnn.run.display import duration
 from vit_cnn.training.optim import build_optimizer
@@ -33,6 +35,7 @@ from vit_cnn.training.precision import autocast_for
 from vit_cnn.training.scoring import BATCH_SIZE
 
 STEPS = 4  # of which the first, which warms up, does not count
+LONG = 3600  # seconds of work before which --train asks
 
 
 def main() -> None:
@@ -43,12 +46,35 @@ def main() -> None:
     )
     parser.add_argument("overrides", metavar="OVERRIDE", nargs="*", help="whatever a training or a sweep takes")
     parser.add_argument("--config-dir", metavar="DIR", type=Path, help="a folder of YAML files of your own")
+    parser.add_argument("--train", action="store_true", help="train then; more than an hour of work is asked about")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_intermixed_args()
-    overrides: list[str] = arguments.overrides
-    if arguments.config_dir:
-        if not arguments.config_dir.is_dir():
-            raise Refused(f"--config-dir {arguments.config_dir} is not a folder")
-        overrides.append(f"hydra.searchpath=['file://{arguments.config_dir.resolve()}']")
+    searched, folder = [], arguments.config_dir
+    if folder:
+        if not folder.is_dir():
+            raise Refused(f"--config-dir {folder} is not a folder")
+        searched = [f"hydra.searchpath=['file://{folder.resolve()}']"]
+    seconds = estimate([*arguments.overrides, *searched])
+    if not arguments.train:
+        return
+    if seconds > LONG and not arguments.yes and sys.stdin.isatty() and console.is_terminal and not is_wanted():
+        console.print("Nothing was started.")
+        return
+    if not WANTS_TRACEBACK:
+        del os.environ["HYDRA_FULL_ERROR"]  # set by errors.py, for this process
+    given = ["--config-dir", str(folder)] if folder else []
+    os.execv(sys.executable, [sys.executable, "-m", "vit_cnn.train", *given, *arguments.overrides])
+
+
+def is_wanted() -> bool:
+    try:
+        return Confirm.ask("Start now?", console=console, default=False)
+    except EOFError:
+        return False
+
+
+def estimate(overrides: list[str]) -> float:
+    """Print how long each job of a command line will take; returns the seconds of all."""
     datasets: dict[str, Dataset] = {}
     speeds: dict[str, tuple[float, float]] = {}
     total = 0.0
@@ -57,8 +83,10 @@ def main() -> None:
     for heading in ("epochs", "steps", "a step", "in all"):
         table.add_column(heading, justify="right")
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        for job in jobs_of(overrides):
-            cfg = config.check(compose("config", overrides=job))
+        jobs = jobs_in(overrides)
+        timing = "Timing a few steps of each job"
+        for name in track(jobs, timing, console=console, transient=True, disable=not console.is_terminal):
+            cfg = config.check(compose("config", overrides=jobs[name]))
             if str(cfg.data) not in datasets:
                 datasets[str(cfg.data)] = instantiate(cfg.data)
             data = datasets[str(cfg.data)]
@@ -72,25 +100,23 @@ def main() -> None:
             evaluated = evaluations * len(data.val) + len(data.train) + len(data.val) + len(data.test)
             seconds = steps * step_seconds + evaluated * eval_seconds
             total += seconds
-            words = " ".join(override for override in job if not override.startswith(("experiment=", "hydra.")))
             table.add_row(
-                words, str(cfg.recipe.epochs), f"{steps:,}", f"{1000 * step_seconds:.0f} ms", duration(seconds)
+                name, str(cfg.recipe.epochs), f"{steps:,}", f"{1000 * step_seconds:.0f} ms", duration(seconds)
             )
     console.print(table)
     device = device_name(torch.device(cfg.trainer.device))
-    length = f"{total / 3600:.1f} hours" if total > 2 * 3600 else f"{total / 60:.1f} minutes"
+    length = f"{total / 3600:.1f} hours" if total > LONG else f"{total / 60:.1f} minutes"
     console.print(f"About {length} of work on {device}; what has finished before is skipped.")
+    return total
 
 
-def jobs_of(overrides: list[str]) -> list[list[str]]:
-    """The overrides of each job that Hydra's own sweeper would make of a command line."""
-    parser = OverridesParser.create()
-    single = [
-        override.input_line or "" for override in parser.parse_overrides(overrides) if not override.is_sweep_override()
-    ]
-    cfg = compose("config", overrides=single, return_hydra_config=True)
-    swept = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
-    return [list(job) for job in BasicSweeper.split_arguments(parser.parse_overrides([*swept, *overrides]), None)[0]]
+def jobs_in(command: list[str]) -> dict[str, list[str]]:
+    """The jobs of a command line, with what its experiment sweeps: the overrides of each, under what tells it apart."""
+    single = [override.input_line or "" for override in overrides_of(None, command) if not override.is_sweep_override()]
+    params = compose("config", overrides=single, return_hydra_config=True).hydra.sweeper.params
+    overrides = overrides_of(params, command)
+    constant = constant_keys(params, overrides)
+    return {" ".join(without(constant, job) or job): job for job in jobs_of(overrides)}
 
 
 def measure(cfg: DictConfig) -> tuple[float, float]:

@@ -1,11 +1,11 @@
 """The jobs of a sweep: none stops the others, a finished one is skipped, and one that was broken off goes on.
 
-Jobs may run in other processes. Each leaves a note in the folder of the sweep, and the end of the sweep is told from
-the notes and from the run folders alone.
+A job is named by what is swept. Jobs may run in other processes: each leaves a note in the folder of the sweep, and the
+end of the sweep is told from the notes and from the run folders alone.
 """
 
-import dataclasses
 import logging
+import shlex
 import shutil
 import sys
 import traceback
@@ -16,13 +16,13 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
-from rich import box
-from rich.table import Table
-from rich.text import Text
 
+from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
 from vit_cnn.config.schema import flat
-from vit_cnn.console import console
-from vit_cnn.errors import FAILED, Failed, Refused, Stopped, is_expected, one_line, tell
+from vit_cnn.console import share_console_with_logging
+from vit_cnn.errors import FAILED, Refused, Stopped, is_expected, one_line, tell
+from vit_cnn.report.jobs import NOTES, count_finished, count_jobs, summarise
+from vit_cnn.run.files import write_json
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ CHANGES_NOTHING = (
     "trainer.device", "trainer.compile", "trainer.cuda_graph",
     "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",
 )  # fmt: skip
-NOTES = ".jobs"  # folder of the notes, in that of the sweep; each names a run folder, and what is not to be seen there
 
 
 def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
@@ -42,21 +41,21 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
         start: checks the config and returns it.
 
     Raises:
-        Stopped: the whole sweep is to stop.
+        KeyboardInterrupt: the whole sweep is to stop.
     """
-    from vit_cnn.run.files import write_json
     from vit_cnn.training.loop import train
 
-    job = HydraConfig.get().job.num
-    notes = Path(HydraConfig.get().sweep.dir) / NOTES
-    notes.mkdir(exist_ok=True)
+    share_console_with_logging()
+    hydra = HydraConfig.get()
+    sweep_dir, number = Path(hydra.sweep.dir), hydra.job.num + 1
+    swept = without(hydra.job.config.override_dirname.exclude_keys, hydra.overrides.task)
     is_ours = not (run_dir / ".hydra" / "config.yaml").exists()  # nothing is written over what another command made
 
     def note(outcome: str, message: str = "") -> None:
-        about = {"folder": str(run_dir), "outcome": outcome, "message": message, "is_ours": is_ours}
-        write_json(notes / f"{job:05}.json", about)
+        about = {"folder": str(run_dir), "swept": swept, "outcome": outcome, "message": message, "is_ours": is_ours}
+        write_json(sweep_dir / NOTES / f"{number:05}.json", about)
 
-    log.info("Job %d: %s", job + 1, run_dir)
+    name = f"Job {number} of {count_jobs(sweep_dir)}: {' '.join(swept)}"
     note("broken off")  # holds if nothing comes after it
     try:
         cfg = start()
@@ -64,15 +63,17 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
             check_same_settings(cfg, run_dir)
             is_ours = True
         if (run_dir / "result.json").exists():
+            log.info("%s, finished before: skipped", name)
             note("skipped")
             return
+        log.info(name)
         train(cfg, run_dir)
         note("finished")
-    except Stopped:
-        raise
+    except Stopped as error:
+        raise KeyboardInterrupt from error  # Hydra would take another exception for the end of this job alone
     except Exception as error:  # whatever it is, the other jobs have nothing to do with it
         message = one_line(error)
-        log.error("%s failed: %s", run_dir, message)
+        log.error("%s failed: %s", name, message)
         note("failed", message)
         if is_ours:
             (run_dir / "traceback.txt").write_text(traceback.format_exc())
@@ -104,9 +105,25 @@ def what_matters(cfg: Any) -> dict[str, Any]:
 class Sweep(Callback):
     """Hydra calls it before the first and after the last job, in the process that the command started."""
 
+    dir: Path | None = None  # of the sweep that goes on in this process
+    command = ""  # that goes on with it
+
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """Forget the jobs of an earlier command."""
-        shutil.rmtree(Path(config.hydra.sweep.dir) / NOTES, ignore_errors=True)
+        """Forget the jobs of an earlier command, count those of this one, and see to it how they are named."""
+        Sweep.dir = Path(config.hydra.sweep.dir)
+        words = sys.argv[1:]
+        if "${" in str(config.hydra.sweep._get_node("dir")._value()):  # with the time: another one in the next command
+            words = [*words, f"hydra.sweep.dir={Sweep.dir}"]
+        Sweep.command = f"python -m vit_cnn.train {shlex.join(words)}"
+        shutil.rmtree(Sweep.dir / NOTES, ignore_errors=True)
+        (Sweep.dir / NOTES).mkdir(parents=True)
+
+        params = config.hydra.sweeper.params
+        overrides = overrides_of(params, list(config.hydra.overrides.task))
+        write_json(Sweep.dir / NOTES / "plan.json", {"jobs": len(jobs_of(overrides))})
+        # Hydra composes the config of each job anew, from these and from what is swept.
+        keys = ",".join(f"'{key}'" for key in constant_keys(params, overrides))
+        config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{keys}]")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         try:
@@ -116,66 +133,14 @@ class Sweep(Callback):
                 sys.exit(tell(error))
             traceback.print_exc()
             sys.exit(FAILED)
+        finally:
+            Sweep.dir = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One job of the command that has ended.
-
-    Attributes:
-        outcome: finished, skipped (it had finished before), failed or broken off.
-        found: validation and test accuracy, or why there are none.
-        is_ours: whether its folder is of this sweep's settings.
-    """
-
-    folder: Path
-    outcome: str
-    found: str
-    is_ours: bool
-
-
-def read_jobs(sweep_dir: Path) -> list[Job]:
-    """The jobs that left a note in ``sweep_dir``, in their order."""
-    from vit_cnn.run.files import read_json
-
-    jobs = []
-    for path in sorted((sweep_dir / NOTES).glob("*.json")):
-        note = read_json(path)
-        folder, found = Path(note["folder"]), note["message"]
-        if note["outcome"] in ("finished", "skipped"):
-            result = read_json(folder / "result.json")
-            found = f"validation {result['val/acc']:.2%}, test {result['test/acc']:.2%}"
-        jobs.append(Job(folder, note["outcome"], found, note["is_ours"]))
-    return jobs
-
-
-def summarise(sweep_dir: Path) -> None:
-    """Print what became of the jobs, and write their report.
-
-    Raises:
-        Failed: one failed or was broken off.
-    """
-    jobs = read_jobs(sweep_dir)
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("job", "outcome", "result"):
-        table.add_column(heading, overflow="fold")
-    for job in jobs:
-        style = "" if job.outcome in ("finished", "skipped") else "red"
-        table.add_row(Text(str(job.folder)), Text(job.outcome, style), Text(job.found, style))
-    console.print(table)
-    begun = [job.folder for job in jobs if job.is_ours and (job.folder / ".hydra" / "config.yaml").exists()]
-    write_report(begun, sweep_dir)
-    if failed := [job for job in jobs if job.outcome not in ("finished", "skipped")]:
-        raise Failed(f"{len(failed)} of {len(jobs)} jobs failed; the traceback of each is in its folder")
-
-
-def write_report(folders: list[Path], sweep_dir: Path) -> None:
-    try:
-        from vit_cnn.report.build import build
-        from vit_cnn.run.reading import find_runs
-
-        if folders:
-            page = build(find_runs(folders), sweep_dir / "report", replace=True)
-            console.print(f"Report: {page}")
-    except (Refused, ImportError) as error:  # a sweep over data sets; a machine without plotting libraries
-        console.print(Text(f"No report: {error}"))
+def stopped() -> Stopped | None:
+    """What to say where a sweep was interrupted; ``None`` where none goes on."""
+    if Sweep.dir is None:
+        return None
+    finished = f"{count_finished(Sweep.dir)} of {count_jobs(Sweep.dir)} jobs finished"
+    Sweep.dir = None
+    return Stopped(f"Stopped; {finished}.", Sweep.command)

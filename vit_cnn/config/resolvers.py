@@ -60,8 +60,8 @@ def timm_img_size(model_name: str, image_size: int) -> int | None:
 
 
 def file_name(text: str) -> str:
-    """``text`` without slashes, and, where it is too long for a file's name, cut and told apart by a hash."""
-    name = re.sub(r"[^\w.+-]+", "-", text)
+    """``text`` without slashes, ``job`` where it is empty, and cut, told apart by a hash, where it is too long."""
+    name = re.sub(r"[^\w.+-]+", "-", text) or "job"
     if len(name) > LONGEST_NAME:
         name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return name

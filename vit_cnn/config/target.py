@@ -111,6 +111,8 @@ def located(target: str, *, key: str) -> Callable[..., Any]:
         module, _, name = target.rpartition(".")
         around = pydoc.locate(module) if module else None
     except pydoc.ErrorDuringImport as error:
+        if error.exc is KeyboardInterrupt:
+            raise KeyboardInterrupt from error
         cause = error.value or error
         what = f"{type(cause).__name__}: {one_line(cause)}"
         raise Refused(f"{key}={target} cannot be imported: {what}{place(cause)}") from error

@@ -4,8 +4,8 @@ import math
 
 import numpy as np
 
-from vit_cnn.report.groups import by_label, settings_of
-from vit_cnn.report.results import Predictions, p_value_in_words, right, spread
+from vit_cnn.report.groups import by_label, settings_of, spread
+from vit_cnn.report.results import Predictions, p_value_in_words, right
 from vit_cnn.report.statistics import mcnemar
 from vit_cnn.run.reading import Run
 

@@ -98,3 +98,9 @@ def by_label(runs: list[Run]) -> dict[str, list[Run]]:
 def mean_and_std(values: list[float]) -> tuple[float, float | None]:
     """Mean and sample standard deviation; ``None`` for a single value."""
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def spread(values: list[float], form: str) -> str:
+    """Mean ± sample standard deviation in words; ``form`` formats a number."""
+    mean, std = mean_and_std(values)
+    return form.format(mean) + (f" ± {form.format(std).rstrip('%')}" if std is not None else "")

@@ -6,7 +6,7 @@ import numpy as np
 
 from vit_cnn.errors import shown
 from vit_cnn.report.claims import DECK
-from vit_cnn.report.groups import by_label, mean_and_std
+from vit_cnn.report.groups import by_label, spread
 from vit_cnn.report.page import Page
 from vit_cnn.report.statistics import expected_calibration_error, mcnemar, probabilities_of
 from vit_cnn.run.display import duration
@@ -73,11 +73,6 @@ def cost_of(group: list[Run]) -> dict[str, str]:
         "device": "; ".join(sorted({result["device"] for result in results})),
         "precision": ", ".join(sorted({result["precision"] for result in results})),
     }
-
-
-def spread(values: list[float], form: str) -> str:
-    mean, std = mean_and_std(values)
-    return form.format(mean) + (f" ± {form.format(std).rstrip('%')}" if std is not None else "")
 
 
 def with_deck(row: dict[str, str], deck: dict[str, float]) -> dict[str, str]:

@@ -7,20 +7,23 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from vit_cnn.errors import Stopped, resume_command
+from vit_cnn.run.display import RunDisplay
 
 
 class StopSignal:
-    """Within the ``with`` block, a first signal sets ``requested``; a second one ends the block at once.
+    """Within the ``with`` block, a first signal sets ``requested`` and is answered; a second ends the block at once.
 
     Args:
         run_dir: run folder, for the message of a second Ctrl-C.
+        display: shows the answer.
 
     Raises:
         Stopped: on a second Ctrl-C; the run can be resumed from its last checkpoint.
     """
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, display: RunDisplay) -> None:
         self.run_dir = run_dir
+        self.display = display
         self.requested = False
         self.previous: dict[int, Any] = {}
 
@@ -34,13 +37,12 @@ class StopSignal:
     ) -> None:
         self.restore()
         if kind is KeyboardInterrupt:
-            raise Stopped(
-                f"Stopped at once. To go on from the last checkpoint: {resume_command(self.run_dir)}"
-            ) from error
+            raise Stopped("Stopped at once; the last checkpoint is kept.", resume_command(self.run_dir)) from error
 
     def request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
         self.restore()
+        self.display.answer("Stopping: finishing this step or evaluation first; once more stops now")
 
     def restore(self) -> None:
         for number, handler in self.previous.items():

@@ -61,6 +61,7 @@ class Tracker:
         self.wandb.summary({"status": status})
 
     def __enter__(self) -> "Tracker":
+        self.display.start()
         return self
 
     def __exit__(
@@ -68,13 +69,14 @@ class Tracker:
     ) -> None:
         """Mark how the run ended, by the exception that ended it."""
         status, exit_code = ("finished", FINISHED) if kind is None else ("failed", FAILED)
-        if kind is Stopped:
+        is_hasty = kind is KeyboardInterrupt  # asked to stop a second time
+        if kind is Stopped or is_hasty:
             status, exit_code = "stopped", STOPPED
         self.display.close()
         self.file.close()
         with contextlib.suppress(Failed):  # a full disk, which is then what ended the run
             self.mark(status, first_line(error) if error else "")
-        self.wandb.finish(exit_code)
+        self.wandb.finish(exit_code, is_hasty=is_hasty)
 
 
 def rewind(path: Path, step: int) -> None:

@@ -84,7 +84,8 @@ class WandbRun:
             log.info("W&B: %s", self.run.url)
         else:
             folder = os.path.relpath(Path(self.run.dir).parent)
-            log.info("W&B: offline. Look: wandb leet %s   Upload: wandb sync %s", os.path.dirname(folder), folder)
+            log.info("W&B: offline. Look: wandb leet %s", os.path.dirname(folder))
+            log.info("Upload: wandb sync %s", folder)
             if self.is_resumed:
                 log.info("That folder has the whole run; upload it alone, not those of its earlier parts.")
 
@@ -94,17 +95,16 @@ class WandbRun:
     def summary(self, values: dict[str, Any]) -> None:
         self.attempt("summary", lambda: self.run.summary.update(values))
 
-    def finish(self, exit_code: int) -> None:
+    def finish(self, exit_code: int, *, is_hasty: bool) -> None:
+        patience = 1 if is_hasty else FINISH_SECONDS
         # In a thread, since an upload over a dead network would hold the end of the run for ever.
         finishing = threading.Thread(
             target=lambda: self.attempt("finish", lambda: self.run.finish(exit_code=exit_code)), daemon=True
         )
         finishing.start()
-        finishing.join(FINISH_SECONDS)
+        finishing.join(patience)
         if finishing.is_alive():
-            log.warning(
-                "W&B did not finish within %d s; what is missing there stands in metrics.jsonl.", FINISH_SECONDS
-            )
+            log.warning("W&B did not finish within %g s; what is missing there stands in metrics.jsonl.", patience)
         self.run = None
 
     def attempt(self, what: str, call: Any) -> None:

@@ -49,7 +49,7 @@ def final_pass(
             arrays = {"logits": logits, "labels": split.labels, "indices": split.indices}
             predictions |= {f"{name}_{key}": array.cpu().numpy() for key, array in arrays.items()}
         if stop.requested:
-            raise Stopped(f"Stopped before the end of the final evaluation. To go on: {resume_command(run_dir)}")
+            raise Stopped("Stopped before the end of the final evaluation.", resume_command(run_dir))
     write_atomically(run_dir / "predictions.npz", lambda file: np.savez(file, **predictions))
     return scores
 

@@ -95,12 +95,12 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     # Begin: from here on there is a run.
     tracker = begin(cfg, run_dir, state, data, plan, wandb_id=saved["wandb_id"] if saved else None)
     display = tracker.display
-    speed = Speed(flops_per_image(state.model, data.train.images[:1].float()), peak_flops(device, precision))
     media = Media(wandb=tracker.wandb, switches=cfg.wandb.media, data=data)
     log_every = cfg.trainer.log_every or plan.steps_per_epoch
     about = {"wandb_id": tracker.wandb.id, "config": OmegaConf.to_container(cfg)}
 
-    with tracker, StopSignal(run_dir) as stop:
+    with StopSignal(run_dir, display) as stop, tracker:
+        speed = Speed(flops_per_image(state.model, data.train.images[:1].float()), peak_flops(device, precision))
         if not saved:
             state.save(run_dir, data, **about)  # so that a kill at any moment leaves something to resume
         if progress.step == 0:
@@ -148,9 +148,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
                 progress.seconds = tracker.seconds
                 state.save(run_dir, data, **about)
             if stop.requested:
-                raise Stopped(
-                    f"Stopped at step {progress.step} of {plan.last_step}. To go on: {resume_command(run_dir)}"
-                )
+                raise Stopped(f"Stopped at step {progress.step} of {plan.last_step}.", resume_command(run_dir))
 
         # End: the best weights on clean images, once.
         scores = final_pass(state, data, autocast, run_dir=run_dir, media=media, stop=stop)
@@ -215,7 +213,8 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
         log.warning("%d files cannot be read and are left out: %s", len(data.skipped), run_dir / "skipped.txt")
     device, precision = device_name(torch.device(cfg.trainer.device)), precision_of(cfg.trainer.precision)
     network = f"{network_name(cfg.model)} on {device}, {precision}"
-    log.info("%s; %d steps; run folder %s", network, plan.last_step, run_dir)
+    log.info("%s; %d steps", network, plan.last_step)
+    log.info("Run folder %s", run_dir)
     display = RunDisplay(
         total_steps=plan.last_step,
         steps_per_epoch=plan.steps_per_epoch,

@@ -1,0 +1,95 @@
+"""From the command line to the loop: Hydra composes the config, which is checked and handed to ``training/loop.py``."""
+
+import contextlib
+import logging
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+from vit_cnn import config, sweep
+from vit_cnn.config.earlier import complete
+from vit_cnn.errors import Refused, Stopped, is_expected, resume_command, tell
+
+
+def start() -> None:
+    """Train as the command line says, once or for each job of a sweep.
+
+    Raises:
+        KeyboardInterrupt: before there was anything to go on from.
+        Stopped: a sweep was interrupted.
+    """
+    try:
+        run()
+    except KeyboardInterrupt as error:
+        logging.getLogger().handlers.clear()  # a half-imported torch logs at exit, into a folder that may be gone
+        raise sweep.stopped() or error from None
+
+
+@hydra.main(config_path=str(config.CONF), config_name="config", version_base="1.3")
+def run(composed: DictConfig) -> None:
+    """Train once, in the folder that Hydra has made; a sweep calls this for each of its jobs."""
+    run_dir = Path(HydraConfig.get().runtime.output_dir)
+    if run_dir.is_relative_to(Path.cwd()):
+        run_dir = run_dir.relative_to(Path.cwd())  # shorter in messages
+    is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    try:
+        if is_sweep:
+            if composed.resume:
+                raise Refused("resume= goes on with one run, -m starts many: leave out one of the two")
+            sweep.run_job(run_dir, lambda: config.check(composed))
+            return
+        cfg = config.check(resumed(run_dir, composed) if composed.resume else fresh(run_dir, composed))
+
+        from vit_cnn.training.loop import train  # imports torch, which takes seconds
+
+        train(cfg, run_dir)
+    except Exception as error:
+        if is_expected(error):  # told here, since Hydra would print a line of its own first
+            sys.exit(tell(error))
+        raise
+    except KeyboardInterrupt:
+        if is_sweep or not (run_dir / ".hydra" / "config.yaml").exists():
+            raise
+        sys.exit(tell(Stopped("Stopped before the first step.", resume_command(run_dir))))
+    finally:
+        remove_if_empty(run_dir)
+
+
+def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:
+    """Claim the folder: of those that start in it at once, one makes ``.hydra`` and the others are refused."""
+    is_empty = not any(run_dir.iterdir())
+    with contextlib.suppress(FileExistsError):
+        if is_empty:
+            (run_dir / ".hydra").mkdir()
+            return composed
+    if not (run_dir / ".hydra" / "config.yaml").exists() and [*run_dir.iterdir()] == [run_dir / ".hydra"]:
+        raise Refused(f"hydra.run.dir={run_dir} belongs to a start that goes on, or was killed early: then remove it")
+    raise Refused(f"hydra.run.dir={run_dir} is not empty: choose another folder, or go on with resume={run_dir}")
+
+
+def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
+    """The config that the run was started with, and from this command line only the trainer and the epochs."""
+    saved = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    complete(saved)
+    for override in HydraConfig.get().overrides.task:
+        key = override.split("=")[0].lstrip("+~")
+        if key.split(".")[0] == "trainer" or key == "recipe.epochs":
+            OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
+        elif key != "resume":
+            raise Refused(
+                f"{override} cannot change in a resumed run: only trainer and recipe.epochs may be given beside resume"
+            )
+    return saved
+
+
+def remove_if_empty(run_dir: Path) -> None:
+    """Remove the folder of a run that never began, and ``runs/<name>`` around it where nothing else is in it."""
+    folders = [run_dir / ".hydra", run_dir, run_dir.parent, run_dir.parent.parent]
+    for folder in folders if folders[-1].name == "runs" else folders[:2]:
+        with contextlib.suppress(OSError):  # not there, not empty, or somebody else was quicker
+            folder.rmdir()
