@@ -247,6 +247,7 @@ def test_short_epochs_share_a_checkpoint(monkeypatch: pytest.MonkeyPatch) -> Non
         save(path, state)
 
     monkeypatch.setattr(checkpoint, "save", spy)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 1000)
     run("seldom", "recipe.epochs=3")
     monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     run("often", "recipe.epochs=3")
