@@ -117,15 +117,15 @@ def test_max_steps_ends_a_run_early_and_whole() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    augment = step.augment
+    training_batch = step.training_batch
 
-    def poisoned(images: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    def poisoned(*arguments: Any, **options: Any) -> tuple[torch.Tensor, ...]:
         poisoned.calls += 1
-        # The first batch is drawn twice, once for its picture.
-        return augment(images, *arguments) * (float("nan") if poisoned.calls == 9 else 1)
+        images, *labels = training_batch(*arguments, **options)
+        return images * (float("nan") if poisoned.calls == 8 else 1), *labels
 
     poisoned.calls = 0
-    monkeypatch.setattr(step, "augment", poisoned)
+    monkeypatch.setattr(step, "training_batch", poisoned)
     monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     code, printed = command(*TINY, "trainer.log_every=5", "hydra.run.dir=run")
     assert code == 1
@@ -134,7 +134,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights
     assert all(tensor.isfinite().all() for tensor in weights("run").values())
     assert torch.load("run/last.pt", weights_only=True)["progress"]["step"] == 5
     assert json.loads(Path("run/status.json").read_text())["status"] == "failed"
-    monkeypatch.setattr(step, "augment", augment)
+    monkeypatch.setattr(step, "training_batch", training_batch)
     assert command("resume=run")[0] == 0
 
 

@@ -6,21 +6,25 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from vit_cnn.bench import peers
 from vit_cnn.bench.contenders import Contenders, switched
 from vit_cnn.bench.loops import EPOCH_STEPS, grown, in_fresh_process, our_loop, steps_alone, usual_loop
 from vit_cnn.bench.measure import OperatorTimes, Row, command_seconds, in_rounds, saved_bytes, spread
 from vit_cnn.bench.noise import noise_config
+from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
-from vit_cnn.data.batches import normalise, seeded, shuffled
+from vit_cnn.data.batches import shuffled
 from vit_cnn.models import CNN
 from vit_cnn.models.size import flops_per_image
-from vit_cnn.training.augment import augment
+from vit_cnn.training.augment import Augmentation
 from vit_cnn.training.precision import autocast_for
+from vit_cnn.training.step import training_batch
 
 OPERATORS = 12  # listed in a profile
 
@@ -156,12 +160,12 @@ class Bench(Contenders):
         for number in (1_000, 5_000, 10_000, 50_000):
             cfg = noise_config(*self.overrides, images=number, batch=self.batch)
             data: Dataset = instantiate(cfg.data).to(self.device)
-            generator = torch.Generator(self.device)
+            augmentation = Augmentation(cast(Recipe, OmegaConf.to_object(cfg.recipe)), data=data, seed=0)
 
-            def pass_over(data: Dataset = data, generator: torch.Generator = generator) -> None:
+            def pass_over(data: Dataset = data, augmentation: Augmentation = augmentation) -> None:
                 for batch, chosen in shuffled(data.train, batch_size=self.batch, seed=0, epoch=0, first=0):
-                    images = normalise(data.train.images[chosen], data.mean, data.std)
-                    augment(images, self.cfg.recipe.augment, seeded(generator, 0, 0, batch))
+                    augmentation.begin(0, batch)
+                    training_batch(chosen, data=data, augmentation=augmentation)
 
             times = in_rounds({"": pass_over}, rounds=3)[""]
             rate = round(number / statistics.median(times))
