@@ -43,6 +43,18 @@ def test_flip_mirrors_half_of_the_images() -> None:
     assert kept.float().mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_alternating_flip_shows_each_image_both_ways_in_two_epochs() -> None:
+    images = applied(batches_of(*OFF))
+    alternating = batches_of(*OFF, "recipe.augment.flip=alternating")
+    first, second, third = (applied(alternating, epoch=epoch, batch=epoch) for epoch in range(3))
+    assert torch.equal(second, first.flip(-1))
+    assert torch.equal(third, first)
+    mirrored = (first != images).flatten(1).any(dim=1)
+    assert 0.3 < mirrored.float().mean() < 0.7
+    other = applied(batches_of(*OFF, "recipe.augment.flip=alternating", seed=4))
+    assert not torch.equal(first, other)
+
+
 def test_padded_crop_shifts_each_image_on_its_own(images: Tensor) -> None:
     moved = padded_crop(images, torch.randint(0, 5, (2, 64, 1), generator=generator()), 2)
     padded = F.pad(images, (2,) * 4, mode="reflect")

@@ -30,6 +30,10 @@ def interval(value: list[float]) -> bool:
     return len(value) == 2 and 0 < value[0] <= value[1]
 
 
+def areas() -> tuple[Any, str]:
+    return lambda value: interval(value) and value[1] <= 1, "[smallest, largest] share of the area, in (0, 1]"
+
+
 # Written so that nan, which compares false with everything, is refused.
 RANGES: dict[str, tuple[Any, str]] = {
     "seed": at_least(0),
@@ -48,10 +52,8 @@ RANGES: dict[str, tuple[Any, str]] = {
     "recipe.schedule.milestones": (lambda m: sorted(set(m)) == list(m) and all(e > 0 for e in m), "rising epochs"),
     "recipe.schedule.gamma": above(0),
     "recipe.augment.crop_padding": at_least(0),
-    "recipe.augment.crop_scale": (
-        lambda s: interval(s) and s[1] <= 1,
-        "[smallest, largest] share of the area, in (0, 1]",
-    ),
+    "recipe.augment.flip": (lambda flip: flip in (True, False, "alternating"), "true, false or alternating"),
+    "recipe.augment.crop_scale": areas(),
     "recipe.augment.crop_ratio": (interval, "[smallest, largest] width / height, above 0"),
     "trainer.device": (lambda device: re.fullmatch(r"cpu|mps|cuda(:\d+)?", device), "cpu, cuda, cuda:<index> or mps"),
     "trainer.precision": one_of("fp32", "bf16", "fp16", "amp"),

@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import pydoc
 import typing
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -31,7 +31,7 @@ class Schedule:
 
 @dataclasses.dataclass
 class Augment:
-    flip: bool
+    flip: Union[bool, str]
     crop_padding: int
     crop_scale: Optional[list[float]]
     crop_ratio: list[float]

@@ -2,7 +2,7 @@
 
 In two parts: ``draw`` takes every random number of a batch; ``apply`` is a pure function of images and numbers, which
 can be compiled. Neither waits for the device, and no shape depends on what was drawn, so that a step can be captured
-as a CUDA graph.
+as a CUDA graph. What changes from step to step is in tensors that ``begin`` fills.
 
 Axes: ``b`` batch, ``c`` channels, ``h w`` pixels.
 """
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
-from vit_cnn.data.batches import AUGMENTATION, normalise, seeded
+from vit_cnn.data.batches import AUGMENTATION, MIRRORED, normalise, seeded
 from vit_cnn.training.geometry import mirror, padded_crop, resized_crop
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -36,6 +36,10 @@ class Augmentation:
         device = data.mean.device
         self.recipe, self.data, self.seed = recipe, data, seed
         self.generator = torch.Generator(device)
+        self.epoch_is_odd = torch.zeros((), dtype=torch.bool, device=device)
+        if recipe.augment.flip == "alternating":
+            drawn = torch.rand(len(data.train), generator=seeded(torch.Generator(), MIRRORED, seed))
+            self.mirrored = (drawn < 0.5).to(device)
         self.apply: Callable[[Tensor, Tensor, dict[str, Tensor]], Batch] = (
             torch.compile(self._apply) if compiled else self._apply
         )
@@ -43,6 +47,8 @@ class Augmentation:
     def begin(self, epoch: int, batch: int) -> None:
         """Come before batch ``batch`` of an epoch, from whatever came before."""
         seeded(self.generator, AUGMENTATION, self.seed, epoch, batch)
+        if self.recipe.augment.flip == "alternating":
+            self.epoch_is_odd.fill_(epoch % 2 == 1)
 
     def draw(self, chosen: Tensor) -> dict[str, Tensor]:
         """The numbers of a batch of the training images at the positions ``chosen`` [b].
@@ -57,7 +63,9 @@ class Augmentation:
             draws["window"] = uniform(4, b)
         if recipe.crop_padding:
             draws["shift"] = whole(0, 2 * recipe.crop_padding + 1, (2, b, 1))
-        if recipe.flip:
+        if recipe.flip == "alternating":
+            draws["flip"] = (self.mirrored[chosen] ^ self.epoch_is_odd)[:, None, None, None]
+        elif recipe.flip:
             draws["flip"] = uniform(b, 1, 1, 1) < 0.5
         return draws
 
