@@ -33,6 +33,7 @@ REFUSALS = {
     "recipe.augment.crop_scale=[0.5,2]": "recipe.augment.crop_scale=[0.5, 2.0] must be",
     "recipe.augment.crop_padding=32": "recipe.augment.crop_padding=32 must be below data.image_size=32",
     "recipe.augment.flip=sometimes": "recipe.augment.flip=sometimes must be true, false or alternating",
+    "recipe.augment.policy=randaugment": "recipe.augment.policy=randaugment must be one of trivial, autoaugment",
     "recipe.batch_size=5000": "recipe.batch_size=5000 is above the 1295 training images",
     "model.patch_size=5": "patch_size=5 does not divide image_size=32",
     "model.num_heads=7": "num_heads=7 does not divide embed_dim=256",

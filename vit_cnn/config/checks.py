@@ -55,6 +55,7 @@ RANGES: dict[str, tuple[Any, str]] = {
     "recipe.augment.flip": (lambda flip: flip in (True, False, "alternating"), "true, false or alternating"),
     "recipe.augment.crop_scale": areas(),
     "recipe.augment.crop_ratio": (interval, "[smallest, largest] width / height, above 0"),
+    "recipe.augment.policy": one_of("trivial", "autoaugment"),
     "trainer.device": (lambda device: re.fullmatch(r"cpu|mps|cuda(:\d+)?", device), "cpu, cuda, cuda:<index> or mps"),
     "trainer.precision": one_of("fp32", "bf16", "fp16", "amp"),
     "trainer.log_every": at_least(1),

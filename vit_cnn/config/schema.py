@@ -35,6 +35,7 @@ class Augment:
     crop_padding: int
     crop_scale: Optional[list[float]]
     crop_ratio: list[float]
+    policy: Optional[str]
 
 
 @dataclasses.dataclass

@@ -16,7 +16,9 @@ from torch import Tensor
 from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import AUGMENTATION, MIRRORED, normalise, seeded
-from vit_cnn.training.geometry import mirror, padded_crop, resized_crop
+from vit_cnn.training.colour import recolour
+from vit_cnn.training.geometry import mirror, move, padded_crop, resized_crop
+from vit_cnn.training.policy import build_policy
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -40,6 +42,9 @@ class Augmentation:
         if recipe.augment.flip == "alternating":
             drawn = torch.rand(len(data.train), generator=seeded(torch.Generator(), MIRRORED, seed))
             self.mirrored = (drawn < 0.5).to(device)
+        if recipe.augment.policy is not None:
+            size = data.train.images.shape[-1]
+            self.policy = build_policy(recipe.augment.policy, image_size=size, device=device)
         self.apply: Callable[[Tensor, Tensor, dict[str, Tensor]], Batch] = (
             torch.compile(self._apply) if compiled else self._apply
         )
@@ -67,6 +72,11 @@ class Augmentation:
             draws["flip"] = (self.mirrored[chosen] ^ self.epoch_is_odd)[:, None, None, None]
         elif recipe.flip:
             draws["flip"] = uniform(b, 1, 1, 1) < 0.5
+        if recipe.policy is not None:
+            amounts, probability = self.policy
+            row = whole(0, len(amounts), (b,))
+            done = uniform(b, amounts.shape[1]) < probability[row]
+            draws["amounts"] = amounts[row] * done[..., None]
         return draws
 
     def _apply(self, images: Tensor, labels: Tensor, draws: dict[str, Tensor]) -> Batch:
@@ -76,11 +86,17 @@ class Augmentation:
             Images float32 [b, c, h, w]; the targets of the loss, which are the labels; and the labels.
         """
         recipe, data = self.recipe.augment, self.data
-        images = normalise(images, data.mean, data.std)
-        if recipe.crop_scale is not None:
-            images = resized_crop(images, draws["window"], recipe.crop_scale, recipe.crop_ratio)
-        if recipe.crop_padding:
-            images = padded_crop(images, draws["shift"], recipe.crop_padding)
-        if "flip" in draws:
-            images = mirror(images, draws["flip"])
+        if "amounts" in draws:
+            images = move(images.float(), draws, recipe)
+            for stage in draws["amounts"].unbind(dim=1):
+                images = recolour(images, stage)
+            images = normalise(images, data.mean, data.std)
+        else:
+            images = normalise(images, data.mean, data.std)
+            if recipe.crop_scale is not None:
+                images = resized_crop(images, draws["window"], recipe.crop_scale, recipe.crop_ratio)
+            if recipe.crop_padding:
+                images = padded_crop(images, draws["shift"], recipe.crop_padding)
+            if "flip" in draws:
+                images = mirror(images, draws["flip"])
         return images, labels, labels

@@ -1,4 +1,4 @@
-"""Where the pixels of an augmented image come from: crops and flips.
+"""Where the pixels of an augmented image come from: crops, flips, and the geometry of a policy.
 
 Axes: ``b`` batch, ``c`` channels, ``h w`` pixels.
 """
@@ -8,6 +8,9 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vit_cnn.config.schema import Augment
+from vit_cnn.training.policy import named
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
@@ -71,3 +74,45 @@ def extents(area: Tensor, log_ratio: Tensor, scale: list[float], ratio: list[flo
     area = scale[0] + (scale[1] - scale[0]) * area
     aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * log_ratio)
     return (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+
+
+def move(images: Tensor, draws: dict[str, Tensor], recipe: Augment) -> Tensor:
+    """Crop, mirror and then shear, translate or rotate each image: one grid of points, sampled once.
+
+    A policy moves pixels to whole places (the nearest), and leaves black what it uncovers, as torchvision does; what a
+    crop uncovers is reflected, as everywhere here. Two moves of one policy are composed, so that the second does
+    not round what the first has rounded. A resized crop has to interpolate, and everything with it.
+
+    Args:
+        images: float [b, c, h, w].
+        draws: ``amounts`` [b, stages, operations] of the policy; ``flip``, ``shift`` and ``window`` where there are.
+    """
+    h, w = images.shape[-2:]
+    x = (torch.arange(w, device=images.device) - (w - 1) / 2)[None, None, :]  # from the centre, in pixels
+    y = (torch.arange(h, device=images.device) - (h - 1) / 2)[None, :, None]
+    covered = torch.ones((), dtype=torch.bool, device=images.device)
+    for stage in reversed(draws["amounts"].unbind(dim=1)):  # from where a pixel is to where it was
+        amount = {name: each[:, None, None] for name, each in named(stage).items()}
+        cosine, sine = amount["rotate"].cos(), amount["rotate"].sin()
+        shear_x, shear_y = amount["shear_x"], amount["shear_y"]
+        # Shears keep the upper left corner where it is, as PIL's do; rotations keep the centre.
+        x, y = (
+            cosine * x + (shear_x - sine) * y + shear_x * (h / 2) - amount["translate_x"],
+            cosine * y + (shear_y + sine) * x + shear_y * (w / 2) - amount["translate_y"],
+        )
+        covered = covered & (x.abs() < w / 2) & (y.abs() < h / 2)
+    if "flip" in draws:
+        x = torch.where(draws["flip"][:, 0], -x, x)
+    if "shift" in draws:
+        shift = draws["shift"][..., None] - recipe.crop_padding
+        x, y = x + shift[1], y + shift[0]
+    if recipe.crop_scale is not None:
+        width, height, left, top = (
+            each[:, None, None] for each in windows(draws["window"], recipe.crop_scale, recipe.crop_ratio)
+        )
+        x, y = x * width + left * (w / 2), y * height + top * (h / 2)
+    grid = torch.stack([x / ((w - 1) / 2), y / ((h - 1) / 2)], dim=-1)
+    mode = "nearest" if recipe.crop_scale is None else "bilinear"
+    # With aligned corners a reflection does not repeat the border, as in padded_crop.
+    sampled = F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=True)
+    return torch.where(covered[:, None], sampled, 0)
