@@ -92,7 +92,7 @@ def test_resized_crop_cuts_the_share_it_is_told_to() -> None:
 
 @pytest.mark.parametrize("on", [
     "augment.flip=true", "augment.crop_padding=2", "augment.crop_scale=[0.5,0.9]", "augment.policy=trivial",
-    "augment.policy=autoaugment",
+    "augment.policy=autoaugment", "augment.erasing_probability=0.5", "mixing.probability=0.5",
 ])  # fmt: skip
 def test_each_switch_of_the_recipe_has_its_effect(on: str) -> None:
     augmentation = batches_of(*OFF, f"recipe.{on}")

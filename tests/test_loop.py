@@ -178,7 +178,8 @@ def test_training_learns_and_losses_are_plain_cross_entropy() -> None:
     "model.dropout=0.5", "recipe.label_smoothing=0.2", "recipe.grad_clip=0.1", "recipe.optimizer.name=sgd",
     "recipe.optimizer.weight_decay=0.9", "recipe.schedule.warmup_epochs=1", "recipe.augment.flip=false",
     "recipe.augment.crop_padding=2", "recipe.augment.crop_scale=null", "model.embedding_std=0.02",
-    "recipe.augment.flip=alternating", "recipe.augment.policy=trivial", "trainer.precision=bf16",
+    "recipe.augment.flip=alternating", "recipe.augment.policy=trivial", "recipe.augment.erasing_probability=0.9",
+    "recipe.mixing.probability=0.9", "trainer.precision=bf16",
 ])  # fmt: skip
 def test_every_option_changes_the_training(override: str) -> None:
     run("plain", "max_steps=4")

@@ -36,6 +36,18 @@ class Augment:
     crop_scale: Optional[list[float]]
     crop_ratio: list[float]
     policy: Optional[str]
+    erasing_probability: float
+    erasing_area: list[float]
+    erasing_ratio: list[float]
+
+
+@dataclasses.dataclass
+class Mixing:
+    probability: float
+    switch_probability: float
+    cutmix_alpha: float
+    mixup_alpha: float
+    end: float
 
 
 @dataclasses.dataclass
@@ -48,6 +60,7 @@ class Recipe:
     optimizer: Optimizer
     schedule: Schedule
     augment: Augment
+    mixing: Mixing
 
 
 @dataclasses.dataclass

@@ -17,7 +17,9 @@ from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import AUGMENTATION, MIRRORED, normalise, seeded
 from vit_cnn.training.colour import recolour
+from vit_cnn.training.erasing import erase
 from vit_cnn.training.geometry import mirror, move, padded_crop, resized_crop
+from vit_cnn.training.mixing import beta_quantiles, mix, shares
 from vit_cnn.training.policy import build_policy
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -39,12 +41,16 @@ class Augmentation:
         self.recipe, self.data, self.seed = recipe, data, seed
         self.generator = torch.Generator(device)
         self.epoch_is_odd = torch.zeros((), dtype=torch.bool, device=device)
+        self.mixes = torch.zeros((), dtype=torch.bool, device=device)
         if recipe.augment.flip == "alternating":
             drawn = torch.rand(len(data.train), generator=seeded(torch.Generator(), MIRRORED, seed))
             self.mirrored = (drawn < 0.5).to(device)
         if recipe.augment.policy is not None:
             size = data.train.images.shape[-1]
             self.policy = build_policy(recipe.augment.policy, image_size=size, device=device)
+        if recipe.mixing.probability:
+            alphas = (recipe.mixing.cutmix_alpha, recipe.mixing.mixup_alpha)
+            self.quantiles = torch.stack([beta_quantiles(alpha) for alpha in alphas]).to(device)
         self.apply: Callable[[Tensor, Tensor, dict[str, Tensor]], Batch] = (
             torch.compile(self._apply) if compiled else self._apply
         )
@@ -54,6 +60,9 @@ class Augmentation:
         seeded(self.generator, AUGMENTATION, self.seed, epoch, batch)
         if self.recipe.augment.flip == "alternating":
             self.epoch_is_odd.fill_(epoch % 2 == 1)
+        if self.recipe.mixing.probability:
+            epochs_done = epoch + batch / (len(self.data.train) // self.recipe.batch_size)
+            self.mixes.fill_(epochs_done < self.recipe.mixing.end * self.recipe.epochs)
 
     def draw(self, chosen: Tensor) -> dict[str, Tensor]:
         """The numbers of a batch of the training images at the positions ``chosen`` [b].
@@ -77,13 +86,18 @@ class Augmentation:
             row = whole(0, len(amounts), (b,))
             done = uniform(b, amounts.shape[1]) < probability[row]
             draws["amounts"] = amounts[row] * done[..., None]
+        if recipe.erasing_probability:
+            draws["erased"] = uniform(b) < recipe.erasing_probability
+            draws["erasing"] = uniform(4, b)
+        if self.recipe.mixing.probability:
+            draws["mixing"], draws["mixes"] = uniform(5, b), self.mixes
         return draws
 
     def _apply(self, images: Tensor, labels: Tensor, draws: dict[str, Tensor]) -> Batch:
         """Make of uint8 images [b, c, h, w] and labels [b] what the network learns from.
 
         Returns:
-            Images float32 [b, c, h, w]; the targets of the loss, which are the labels; and the labels.
+            Images float32 [b, c, h, w]; targets, which are the labels, or with mixing shares [b, classes]; and labels.
         """
         recipe, data = self.recipe.augment, self.data
         if "amounts" in draws:
@@ -99,4 +113,10 @@ class Augmentation:
                 images = padded_crop(images, draws["shift"], recipe.crop_padding)
             if "flip" in draws:
                 images = mirror(images, draws["flip"])
+        if "erasing" in draws:
+            images = erase(images, draws["erased"], draws["erasing"], recipe.erasing_area, recipe.erasing_ratio)
+        if "mixing" in draws:
+            h, w = images.shape[-2:]
+            share = shares(draws["mixing"], self.quantiles, self.recipe.mixing, still=draws["mixes"], h=h, w=w)
+            return mix(images, labels, share=share, num_classes=len(data.classes))
         return images, labels, labels

@@ -48,7 +48,8 @@ def training_batch(chosen: Tensor, *, data: Dataset, augmentation: Augmentation)
     """The training images at the positions ``chosen`` [b] as the network sees them [b, c, h, w].
 
     Returns:
-        Images, the targets of the loss, and the labels [b] that accuracy is measured against.
+        Images, the targets of the loss, and the labels [b] that accuracy is measured against. Where images are mixed,
+        targets are shares [b, classes], and the label is that of the larger part.
     """
     images, labels = data.train.images[chosen], data.train.labels[chosen]
     return augmentation.apply(images, labels, augmentation.draw(chosen))
