@@ -173,6 +173,32 @@ class Bench(Contenders):
             rows.append({"images": number, **spread(times), "images_per_second": rate, "data_mb": memory})
         return rows
 
+    def augmentation(self) -> list[Row]:
+        """A batch without the network, gathered, normalised and augmented, with one ingredient each."""
+        plain = ["recipe=modern", "recipe.augment.flip=false", "recipe.augment.crop_padding=0"]
+        kinds = {
+            "nothing": plain,
+            "flip": [*plain, "recipe.augment.flip=true"],
+            "alternating flip": [*plain, "recipe.augment.flip=alternating"],
+            "padded crop": [*plain, "recipe.augment.crop_padding=4"],
+            "resized crop": [*plain, "recipe.augment.crop_scale=[0.8,1]"],
+            "TrivialAugment": [*plain, "recipe.augment.policy=trivial"],
+            "AutoAugment": [*plain, "recipe.augment.policy=autoaugment"],
+            "random erasing": [*plain, "recipe.augment.erasing_probability=0.25"],
+            "CutMix and MixUp": [*plain, "recipe.mixing.probability=0.5"],
+            "all of recipe=strong": ["recipe=strong"],
+        }
+        batches = {name: self.training_batches(overrides) for name, overrides in kinds.items()}
+        return [{"augmentation": name, **spread(each)} for name, each in in_rounds(batches, rounds=20).items()]
+
+    def training_batches(self, overrides: list[str]) -> Callable[[], object]:
+        """What makes the training batch of a recipe, on random images."""
+        cfg = noise_config(*self.overrides, *overrides, images=1000, batch=self.batch)
+        data: Dataset = instantiate(cfg.data).to(self.device)
+        augmentation = Augmentation(cast(Recipe, OmegaConf.to_object(cfg.recipe)), data=data, seed=0)
+        chosen = torch.arange(self.batch, device=self.device)
+        return lambda: training_batch(chosen, data=data, augmentation=augmentation)
+
     def growth(self) -> list[Row]:
         """Time and memory of a training step against batch, image size and patch size, in processes of their own."""
         rows = []
