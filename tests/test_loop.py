@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from helpers import TINY, call, composed, metrics, run, stop_at, weights
 from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
 
 from vit_cnn import compare, evaluate
 from vit_cnn.config.resolvers import run_folder
@@ -325,7 +326,34 @@ def test_each_compiled_run_begins_with_a_clean_slate(monkeypatch: pytest.MonkeyP
     """Dynamo counts the networks that it has compiled in a process, and runs the ninth eagerly."""
     resets = []
     monkeypatch.setattr(torch.compiler, "reset", lambda: resets.append(1))
-    monkeypatch.setattr(torch, "compile", lambda model: model)
+    monkeypatch.setattr(torch, "compile", lambda model, **options: model)
     for number in range(2):
         run(str(number), "trainer.compile=true", "max_steps=1")
     assert len(resets) == 2
+
+
+def test_a_compiled_run_evaluates_with_the_compiled_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the compiled network counts the passes that go through it."""
+    passes = []
+
+    class Stand(nn.Module):
+        def __init__(self, model: nn.Module, *, dynamic: bool) -> None:
+            super().__init__()
+            assert not dynamic
+            self.model = model
+
+        def forward(self, images: Tensor) -> Tensor:
+            passes.append("train" if self.model.training else "val")
+            return self.model(images)
+
+    monkeypatch.setattr(torch, "compile", Stand)
+    result = run("run", "trainer.compile=true")
+    assert passes == 2 * (5 * ["train"] + ["val"])
+    assert result["val/acc"] == run("plain")["val/acc"]
+
+
+def test_a_run_compiled_for_real() -> None:
+    """Batches of three sizes: of training, of validation, and the rest at its end."""
+    small = ["model.num_layers=1", "model.dropout=0", "recipe.epochs=1", "data.max_images=600"]
+    losses = [run(name, f"trainer.compile={name}", *small)["val/loss"] for name in ("true", "false")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

@@ -94,7 +94,7 @@ def test_the_norm_of_the_parameters_and_the_memory_are_recorded() -> None:
 def vit(*, image_size: int = 8) -> ViT:
     return ViT(
         image_size=image_size, num_channels=3, num_classes=2, patch_size=4, embed_dim=8, hidden_dim=8, num_heads=2,
-        num_layers=3, dropout=0.0, embedding_std=1.0,
+        num_layers=3, dropout=0.0, stochastic_depth=0.0, patch_dropout=0.0, embedding_std=1.0, mimetic=False,
     )  # fmt: skip
 
 

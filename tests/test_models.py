@@ -16,7 +16,8 @@ from vit_cnn.models.size import count, flops_per_image, layers_of, size_table
 from vit_cnn.models.vit import Attention
 
 VIT = dict(image_size=32, num_channels=3, num_classes=10, patch_size=4, embed_dim=256, hidden_dim=512, num_heads=8,
-           num_layers=6, dropout=0.2, embedding_std=1.0)  # fmt: skip
+           num_layers=6, dropout=0.2, stochastic_depth=0.0, patch_dropout=0.0, embedding_std=1.0,
+           mimetic=False)  # fmt: skip
 
 
 @pytest.mark.parametrize(("name", "params", "megabytes", "flops"), [

@@ -14,6 +14,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn import config, sweep
+from vit_cnn.config.earlier import complete
 from vit_cnn.errors import Refused, exit_with_code, is_expected, tell
 
 
@@ -58,6 +59,7 @@ def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
     """The config that the run was started with, and from this command line only the trainer and the epochs."""
     saved = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
     assert isinstance(saved, DictConfig)
+    complete(saved)
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
         if key.split(".")[0] == "trainer" or key == "recipe.epochs":

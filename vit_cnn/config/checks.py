@@ -46,7 +46,8 @@ RANGES: dict[str, tuple[Any, str]] = {
     "recipe.batch_size": at_least(1),
     "recipe.label_smoothing": (fraction, "at least 0 and below 1"),
     "recipe.grad_clip": above(0),
-    "recipe.optimizer.name": one_of("adamw", "sgd"),
+    "recipe.ema_decay": (fraction, "at least 0 and below 1"),
+    "recipe.optimizer.name": one_of("adamw", "sgd", "muon"),
     "recipe.optimizer.lr": above(0),
     "recipe.optimizer.weight_decay": at_least(0),
     "recipe.optimizer.betas": (lambda betas: len(betas) == 2 and all(map(fraction, betas)), "two numbers in [0, 1)"),
@@ -144,6 +145,10 @@ def check_device(cfg: DictConfig) -> None:
             raise Refused(f"trainer.cuda_graph=true needs trainer=gpu, not trainer.device={cfg.trainer.device}")
         if precision_of(cfg.trainer.precision) == "fp16":
             raise Refused("trainer.cuda_graph=true needs trainer.precision=bf16 or fp32: fp16 waits for the device")
+        if cfg.recipe.optimizer.name == "muon":
+            raise Refused(
+                "trainer.cuda_graph=true needs recipe.optimizer.name=adamw or sgd: PyTorch's muon waits for the device"
+            )
 
 
 def check_model(cfg: DictConfig) -> None:

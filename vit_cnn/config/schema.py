@@ -17,6 +17,7 @@ class Optimizer:
     name: str
     lr: float
     weight_decay: float
+    decay_all: bool
     betas: list[float]
     momentum: float
 
@@ -57,6 +58,7 @@ class Recipe:
     batch_size: int
     label_smoothing: float
     grad_clip: Optional[float]
+    ema_decay: Optional[float]
     optimizer: Optimizer
     schedule: Schedule
     augment: Augment

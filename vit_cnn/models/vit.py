@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
-from vit_cnn.models.dropout import Dropout
+from vit_cnn.models.dropout import Dropout, StochasticDepth
 from vit_cnn.models.linear import Linear
+from vit_cnn.models.mimetic import mimetic_
 
 # cuDNN's fused attention, which PyTorch prefers on some GPUs, rounds the dropout rate to sixteenths (0.2 becomes 3/16)
 # and has failed under capture at lengths such as 65. Switched off here, before anything can compile it in.
@@ -85,7 +86,9 @@ class Block(nn.Module):
     Shape: [b, n, d] → [b, n, d].
     """
 
-    def __init__(self, *, embed_dim: int, hidden_dim: int, num_heads: int, dropout: float) -> None:
+    def __init__(
+        self, *, embed_dim: int, hidden_dim: int, num_heads: int, dropout: float, stochastic_depth: float
+    ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(embed_dim)
         self.attention = Attention(embed_dim=embed_dim, num_heads=num_heads, dropout=dropout)
@@ -97,15 +100,16 @@ class Block(nn.Module):
             Linear(hidden_dim, embed_dim),
             Dropout(dropout),
         )
+        self.skip = StochasticDepth(stochastic_depth)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attention(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+        tokens = tokens + self.skip(self.attention(self.norm1(tokens)))
+        return tokens + self.skip(self.mlp(self.norm2(tokens)))
 
     def for_cls(self, tokens: Tensor) -> Tensor:
         """The CLS token of ``forward`` alone: [b, n, d] → [b, 1, d]."""
-        cls = tokens[:, :1] + self.attention.for_cls(self.norm1(tokens))
-        return cls + self.mlp(self.norm2(cls))
+        cls = tokens[:, :1] + self.skip(self.attention.for_cls(self.norm1(tokens)))
+        return cls + self.skip(self.mlp(self.norm2(cls)))
 
 
 class ViT(nn.Module):
@@ -121,13 +125,18 @@ class ViT(nn.Module):
         num_heads: attention heads in each block.
         num_layers: transformer blocks.
         dropout: rate after the embeddings, on the attention weights and after both MLP layers.
+        stochastic_depth: rate at which an image skips a branch of the last block; it rises from 0 in the first.
+        patch_dropout: share of the patches that each training image leaves out, always the same number of them (Liu et
+            al., 2022, https://arxiv.org/abs/2208.07220).
         embedding_std: standard deviation of the CLS token and the positions at the start.
+        mimetic: whether attention starts as it looks in trained networks; see ``vit_cnn/models/mimetic.py``.
 
     Attributes:
         only_cls_at_the_end: the switch for computing nothing but the CLS token in the last block, since nothing else
             reaches the head; a sixth fewer operations, the same logits up to rounding.
 
-    Shape: images [b, num_channels, image_size, image_size] → logits [b, num_classes].
+    Shape: images [b, num_channels, image_size, image_size] → logits [b, num_classes]. Images of another size are taken
+        too, if ``patch_size`` divides their sides; the positions are then interpolated.
 
     Raises:
         ValueError: a size is not positive or does not divide the one it has to divide.
@@ -147,7 +156,10 @@ class ViT(nn.Module):
         num_heads: int,
         num_layers: int,
         dropout: float,
+        stochastic_depth: float,
+        patch_dropout: float,
         embedding_std: float,
+        mimetic: bool,
     ) -> None:
         super().__init__()
         sizes = dict(patch_size=patch_size, embed_dim=embed_dim, hidden_dim=hidden_dim, num_heads=num_heads)
@@ -160,19 +172,31 @@ class ViT(nn.Module):
             raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
         if not embedding_std >= 0:
             raise ValueError(f"embedding_std={embedding_std} must be at least 0")
+        if not 0 <= patch_dropout < 1:
+            raise ValueError(f"patch_dropout={patch_dropout} must be at least 0 and below 1")
 
         self.patch_size = patch_size
         num_patches = (image_size // patch_size) ** 2
+        self.patches_kept = max(1, round((1 - patch_dropout) * num_patches))
         self.embed_patches = Linear(num_channels * patch_size**2, embed_dim)
         self.cls_token = nn.Parameter(embedding_std * torch.randn(embed_dim))
         self.positions = nn.Parameter(embedding_std * torch.randn(1 + num_patches, embed_dim))
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(
-            Block(embed_dim=embed_dim, hidden_dim=hidden_dim, num_heads=num_heads, dropout=dropout)
-            for _ in range(num_layers)
+            Block(
+                embed_dim=embed_dim,
+                hidden_dim=hidden_dim,
+                num_heads=num_heads,
+                dropout=dropout,
+                stochastic_depth=stochastic_depth * number / max(1, num_layers - 1),
+            )
+            for number in range(num_layers)
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.head = Linear(embed_dim, num_classes)
+        if mimetic:
+            for attention in (module for module in self.modules() if isinstance(module, Attention)):
+                mimetic_(attention.to_qkv, attention.project, num_heads=num_heads)
 
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images)
@@ -187,7 +211,11 @@ class ViT(nn.Module):
         """Cut images [b, c, h·p1, w·p2] into patches and embed them: tokens [b, n, d], CLS first."""
         patches = rearrange(images, "b c (h p1) (w p2) -> b (h w) (c p1 p2)", p1=self.patch_size, p2=self.patch_size)
         cls = repeat(self.cls_token, "d -> b 1 d", b=len(images))
-        return self.dropout(torch.cat([cls, self.embed_patches(patches)], dim=1) + self.positions)
+        h, w = (side // self.patch_size for side in images.shape[-2:])
+        tokens = torch.cat([cls, self.embed_patches(patches)], dim=1) + resized_positions(self.positions, h, w)
+        if self.training and self.patches_kept < patches.shape[1]:
+            tokens = some_patches(tokens, self.patches_kept)
+        return self.dropout(tokens)
 
     def attention_maps(self, images: Tensor) -> Tensor:
         """Attention weights of every block for images [b, c, h·p1, w·p2]: [b, num_layers, heads, n, n]."""
@@ -197,3 +225,23 @@ class ViT(nn.Module):
             maps.append(block.attention.weights(block.norm1(tokens)))
             tokens = block(tokens)
         return torch.stack(maps, dim=1)
+
+
+def some_patches(tokens: Tensor, number: int) -> Tensor:
+    """CLS and ``number`` of the patches of each image, drawn at random: [b, 1 + n, d] → [b, 1 + number, d]."""
+    b, n, d = tokens[:, 1:].shape
+    chosen = torch.rand(b, n, device=tokens.device).argsort(dim=1)[:, :number]
+    return torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, repeat(chosen, "b n -> b n d", d=d))], dim=1)
+
+
+def resized_positions(positions: Tensor, h: int, w: int) -> Tensor:
+    """Positions [1 + n, d] of CLS and a square of patches → of a grid of ``h`` × ``w`` patches [1 + h·w, d].
+
+    Bicubic, smoothed where the grid gets smaller; the same tensor where the grid stays as it is.
+    """
+    side = round((len(positions) - 1) ** 0.5)
+    if (h, w) == (side, side):
+        return positions
+    grid = rearrange(positions[1:], "(h w) d -> 1 d h w", h=side)
+    grid = F.interpolate(grid, size=(h, w), mode="bicubic", antialias=True)
+    return torch.cat([positions[:1], rearrange(grid, "1 d h w -> (h w) d")])

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
+from vit_cnn.config.earlier import complete
 from vit_cnn.errors import Refused
 from vit_cnn.run.files import read_json
 
@@ -90,7 +91,9 @@ def find_runs(paths: list[Path]) -> list[Run]:
 
 
 def read_run(folder: Path) -> Run:
-    config = OmegaConf.to_container(OmegaConf.load(folder / ".hydra" / "config.yaml"))
+    saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    assert isinstance(saved, DictConfig)
+    config = OmegaConf.to_container(complete(saved))
     assert isinstance(config, dict)
     said = read_json(folder / "status.json") if (folder / "status.json").exists() else {}
     status = said.get("status", "broken off")

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from vit_cnn import config
+from vit_cnn.config.earlier import complete
 from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Refused
 from vit_cnn.images.decode import decode, why_unreadable
@@ -28,6 +29,7 @@ def load_config(run_dir: Path, *, device: str) -> DictConfig:
         raise Refused(f"run={run_dir} is not a run folder: it has no .hydra/config.yaml")
     cfg = OmegaConf.load(path)
     assert isinstance(cfg, DictConfig)
+    complete(cfg)
     if device == "auto":
         trained_on = torch.device(cfg.trainer.device).type
         is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(trained_on, True)

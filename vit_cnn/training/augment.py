@@ -52,7 +52,7 @@ class Augmentation:
             alphas = (recipe.mixing.cutmix_alpha, recipe.mixing.mixup_alpha)
             self.quantiles = torch.stack([beta_quantiles(alpha) for alpha in alphas]).to(device)
         self.apply: Callable[[Tensor, Tensor, dict[str, Tensor]], Batch] = (
-            torch.compile(self._apply) if compiled else self._apply
+            torch.compile(self._apply, dynamic=False) if compiled else self._apply
         )
 
     def begin(self, epoch: int, batch: int) -> None:

@@ -18,7 +18,7 @@ from typing import Any, cast
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
+from torch import Tensor, nn
 
 from vit_cnn.config.schema import Recipe
 from vit_cnn.console import console, share_console_with_logging
@@ -88,8 +88,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         note_continuation(cfg, recipe, plan, progress, before=saved["config"])
     precision = precision_of(cfg.trainer.precision)
     autocast = autocast_for(device, precision)
+    forward = compiled(state.model) if cfg.trainer.compile else state.model
     augmentation = Augmentation(recipe, data=data, seed=cfg.seed, compiled=cfg.trainer.compile)
-    step = build_step(cfg, recipe=recipe, state=state, data=data, autocast=autocast, augmentation=augmentation)
+    step = build_step(cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, augmentation=augmentation)
 
     # Begin: from here on there is a run.
     tracker = begin(cfg, run_dir, state, data, plan, wandb_id=saved["wandb_id"] if saved else None)
@@ -132,16 +133,17 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
             if plan.ends_epoch(progress.step):
                 epochs_done, is_last = progress.step / plan.steps_per_epoch, progress.step == plan.last_step
-                val = score(logits_of(state.model, data.val, data, autocast), data.val.labels)
-                if not math.isfinite(val["loss"]):
-                    raise Failed(not_finite(f"validation loss is {val['loss']:g}", progress.step))
-                is_best = progress.is_best(val)
-                metrics = {"val/loss": val["loss"], "val/acc": val["acc"]}
-                tracker.log(progress.step, epoch=epochs_done, **metrics)
-                display.val_metrics(epochs_done, metrics, is_best=is_best)
-                media.inside(state.model, step=progress.step, epoch=epochs_done, is_last=is_last)
-                if is_best:
-                    state.note_best(val)
+                with state.weights_to_evaluate():
+                    val = score(logits_of(forward, data.val, data, autocast), data.val.labels)
+                    if not math.isfinite(val["loss"]):
+                        raise Failed(not_finite(f"validation loss is {val['loss']:g}", progress.step))
+                    is_best = progress.is_best(val)
+                    metrics = {"val/loss": val["loss"], "val/acc": val["acc"]}
+                    tracker.log(progress.step, epoch=epochs_done, **metrics)
+                    display.val_metrics(epochs_done, metrics, is_best=is_best)
+                    media.inside(state.model, step=progress.step, epoch=epochs_done, is_last=is_last)
+                    if is_best:
+                        state.note_best(val)
             if stop.requested or progress.step == plan.last_step or tracker.seconds - progress.seconds > SAVE_EVERY:
                 progress.seconds = tracker.seconds
                 state.save(run_dir, data, **about)
@@ -166,8 +168,16 @@ def tell_finished(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     return result
 
 
+def compiled(model: nn.Module) -> nn.Module:
+    """The same network, with the same weights, whose passes in training and in evaluation are compiled."""
+    torch.compiler.reset()  # else Dynamo counts the networks of a sweep's earlier jobs, and gives up at the ninth
+    # A program for each size of batch, of which there are three: one for all sizes is slower, and failed to compile.
+    return cast(nn.Module, torch.compile(model, dynamic=False))
+
+
 def build_step(
     cfg: DictConfig,
+    forward: nn.Module,
     *,
     recipe: Recipe,
     state: State,
@@ -176,12 +186,10 @@ def build_step(
     augmentation: Augmentation,
 ) -> Callable[[Tensor], Tensor]:
     """``training_step`` of this run, as a function of the positions of the images alone."""
-    if cfg.trainer.compile:
-        torch.compiler.reset()  # else Dynamo counts the networks of a sweep's earlier jobs, and gives up at the ninth
     step = functools.partial(
         training_step,
         state=state,
-        forward=torch.compile(state.model) if cfg.trainer.compile else state.model,
+        forward=forward,
         data=data,
         recipe=recipe,
         autocast=autocast,

@@ -7,33 +7,37 @@ import torch
 from torch import Tensor, nn
 
 from vit_cnn.config.schema import Optimizer, Recipe
+from vit_cnn.training.muon import MuonAndAdamW
 
 
 def build_optimizer(model: nn.Module, recipe: Optimizer, state: dict[str, Any] | None = None) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101) or SGD with Nesterov momentum.
+    """The optimiser that ``recipe.name`` asks for, which changes every parameter.
 
-    Weight decay acts on every parameter, norms, biases, positions and CLS among them, as it does in the notebook behind
-    the deck.
+    ``adamw`` (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101), ``sgd`` with Nesterov momentum, or ``muon``
+    for the matrices between the first and the last layer and AdamW for the rest.
+
+    With ``recipe.decay_all``, weight decay acts on norms, biases, positions and CLS too, as it does in the notebook
+    behind the deck; else on nothing but the weights of linear layers and convolutions.
 
     Args:
         state: what ``state_dict`` gave, on whatever device, to go on from there.
     """
-    parameters = list(model.parameters())
+    decayed, free = weights_and_others(model)
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
+    if not recipe.decay_all:
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    beta1, beta2 = recipe.betas
     optimizer: torch.optim.Optimizer
-    if recipe.name == "adamw":
-        beta1, beta2 = recipe.betas
-        optimizer = torch.optim.AdamW(
-            parameters, lr=recipe.lr, betas=(beta1, beta2), weight_decay=recipe.weight_decay, fused=True
+    if recipe.name == "sgd":
+        optimizer = torch.optim.SGD(
+            groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
+        )
+    elif recipe.name == "muon":
+        optimizer = MuonAndAdamW(
+            hidden_matrices(model), groups, lr=recipe.lr, momentum=recipe.momentum, betas=(beta1, beta2)
         )
     else:
-        optimizer = torch.optim.SGD(
-            parameters,
-            lr=recipe.lr,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
-            nesterov=recipe.momentum > 0,
-            fused=True,
-        )
+        optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(beta1, beta2), fused=True)
     if state is not None:
         optimizer.load_state_dict(state)
         for parameter, held in optimizer.state.items():
@@ -41,13 +45,28 @@ def build_optimizer(model: nn.Module, recipe: Optimizer, state: dict[str, Any] |
                 if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
                     # Laid out like its parameter, as the fused step takes for granted: channels_last may have changed.
                     held[name] = torch.empty_like(parameter, dtype=tensor.dtype).copy_(tensor)
-    device = parameters[0].device
+    device = next(model.parameters()).device
     for group in optimizer.param_groups:
         if device.type == "cuda":  # so that a CUDA graph of the step reads the learning rate anew each time
             group["lr"] = torch.tensor(float(group["lr"]), device=device)
         if "capturable" in group:
             group["capturable"] = device.type == "cuda"
     return optimizer
+
+
+def weights_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The weights of linear layers and convolutions; and norms, biases, positions and CLS."""
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (weights if name.endswith("weight") and parameter.ndim >= 2 else others).append(parameter)
+    return weights, others
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of linear layers, without the network's first and last layer."""
+    weights, _ = weights_and_others(model)
+    return [weight for weight in weights[1:-1] if weight.ndim == 2]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -1,5 +1,6 @@
 """All that changes while a run trains: how it begins, and what ``last.pt`` holds of it."""
 
+import contextlib
 import dataclasses
 import math
 from pathlib import Path
@@ -14,6 +15,7 @@ from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed, Refused
 from vit_cnn.machine import precision_of
 from vit_cnn.run import checkpoint
+from vit_cnn.training.ema import WeightAverage
 from vit_cnn.training.optim import build_optimizer
 
 
@@ -57,6 +59,7 @@ class State:
         window: loss, accuracy and gradient norm [3] of each step since the last line of metrics, on the device.
         progress: how far the run has come.
         best: the weights of the best epoch so far, of which ``progress`` speaks; empty before the first.
+        average: of the weights, where the recipe asks for one; it is evaluated instead of them.
         best_is_written: whether ``best.pt`` holds them.
     """
 
@@ -66,7 +69,12 @@ class State:
     window: list[Tensor]
     progress: Progress
     best: dict[str, Tensor]
+    average: WeightAverage | None
     best_is_written: bool = False
+
+    def weights_to_evaluate(self) -> contextlib.AbstractContextManager[None]:
+        """Within it, ``model`` has the weights that the run is judged by."""
+        return self.average.in_use() if self.average else contextlib.nullcontext()
 
     def note_best(self, val: dict[str, float]) -> None:
         """Keep the weights of this epoch as the best ones; the next ``save`` writes them."""
@@ -91,6 +99,7 @@ class State:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "average": self.average and self.average.state_dict(),
             "rng": rng_state(device_of(self.model)),
             "window": torch.stack(self.window).cpu() if self.window else torch.empty(0),
             "progress": dataclasses.asdict(self.progress),
@@ -122,6 +131,7 @@ def build_state(cfg: DictConfig, saved: dict[str, Any] | None, last: Path) -> St
         window=[],
         progress=progress_in(saved),
         best={},
+        average=None if cfg.recipe.ema_decay is None else WeightAverage(model, decay=cfg.recipe.ema_decay),
     )
     if saved:
         checkpoint.load_weights(model, saved["model"], last)
@@ -129,6 +139,8 @@ def build_state(cfg: DictConfig, saved: dict[str, Any] | None, last: Path) -> St
             state.scaler.load_state_dict(saved["scaler"])
         state.window = list(saved["window"].to(device))
         state.best = {name: tensor.to(device) for name, tensor in saved["best"].items()}
+        if state.average:
+            state.average.load_state_dict(saved["average"])
         set_rng_state(saved["rng"], device)
     return state
 

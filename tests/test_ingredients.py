@@ -1,0 +1,234 @@
+"""What a better recipe adds to network, optimiser and evaluation: each does what its name says."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import TINY, composed, metrics, run, stop_at, weights
+from omegaconf import DictConfig, OmegaConf
+from test_models import VIT
+from test_resume import assert_same_run
+from torch import Tensor, nn
+
+from vit_cnn.config.earlier import complete
+from vit_cnn.errors import Refused, Stopped
+from vit_cnn.models import CNN, ViT
+from vit_cnn.models.dropout import StochasticDepth
+from vit_cnn.models.vit import resized_positions, some_patches
+from vit_cnn.training.ema import WeightAverage
+from vit_cnn.training.optim import build_optimizer, hidden_matrices, weights_and_others
+
+
+def test_stochastic_depth_leaves_out_whole_images() -> None:
+    skip, branch = StochasticDepth(0.25), torch.rand(4000, 3, 2) + 1
+    left = skip(branch)
+    is_out = (left == 0).flatten(1).all(dim=1)
+    torch.testing.assert_close(left[~is_out], branch[~is_out] / 0.75)
+    assert is_out.float().mean() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(skip.eval()(branch), branch)
+    with pytest.raises(ValueError, match="stochastic_depth=1 must be at least 0 and below 1"):
+        StochasticDepth(1)
+
+
+def test_stochastic_depth_rises_from_block_to_block() -> None:
+    vit = ViT(**{**VIT, "stochastic_depth": 0.2, "num_layers": 3})
+    assert [block.skip.rate for block in vit.blocks] == [0, pytest.approx(0.1), pytest.approx(0.2)]
+
+
+def test_patch_dropout_keeps_cls_and_a_fixed_number_of_patches() -> None:
+    tokens = torch.arange(65.0)[None, :, None].repeat(500, 1, 8)
+    kept = some_patches(tokens, 48)
+    assert kept.shape == (500, 49, 8)
+    assert (kept[:, 0] == 0).all()
+    found = [set(image[:, 0].tolist()) for image in kept]
+    assert all(len(each) == 49 for each in found)  # none twice
+    assert len({frozenset(each) for each in found}) > 490
+    share = torch.zeros(65).index_add(0, kept[:, :, 0].flatten().long(), torch.ones(500 * 49)) / 500
+    assert share[1:].mean() == pytest.approx(48 / 64)
+    assert share[1:].min() > 0.6
+
+    vit, seen = ViT(**{**VIT, "num_layers": 1, "patch_dropout": 0.25}), []
+    vit.blocks[0].norm1.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].shape[1]))
+    images = torch.randn(2, 3, 32, 32)
+    vit(images)
+    vit.eval()(images)
+    assert seen == [49, 65]
+
+
+@torch.no_grad()
+def test_a_mimetic_start_looks_like_a_trained_network() -> None:
+    torch.manual_seed(0)
+    products = {}
+    for mimetic in (True, False):
+        attention = ViT(**{**VIT, "num_layers": 1, "mimetic": mimetic}).blocks[0].attention
+        q, k, v = attention.to_qkv.weight.chunk(3)
+        looks = torch.stack([a.T @ b for a, b in zip(q.chunk(8), k.chunk(8), strict=True)]).mean(dim=0)
+        products[mimetic] = (looks, v.T @ attention.project.weight.T)
+    looks, mixes = products[True]
+    # A head's product has rank 32 and keeps a part of the diagonal.
+    assert looks.diagonal().mean() > 10 * (looks - looks.diagonal().diag()).abs().mean()
+    assert mixes.diagonal().mean() == pytest.approx(-0.4, abs=0.05)
+    assert (mixes - mixes.diagonal().diag()).std() == pytest.approx(0.4 / 16, rel=0.05)
+    assert products[False][0].diagonal().mean().abs() < 0.01
+
+
+def test_positions_of_another_grid() -> None:
+    positions = torch.randn(65, 8)
+    assert resized_positions(positions, 8, 8) is positions
+    flat = torch.cat([positions[:1], torch.ones(64, 8)])
+    torch.testing.assert_close(resized_positions(flat, 4, 6), torch.cat([positions[:1], torch.ones(24, 8)]))
+    ramp = torch.arange(8.0).repeat_interleave(8)[:, None].repeat(1, 8)  # rises from row to row
+    smaller = resized_positions(torch.cat([positions[:1], ramp]), 4, 4)[1:, 0].view(4, 4)
+    assert (smaller.std(dim=1) < 1e-5).all()
+    assert (smaller.diff(dim=0) > 1).all()
+    vit = ViT(**{**VIT, "num_layers": 1}).eval()
+    assert vit(torch.randn(2, 3, 24, 16)).shape == (2, 10)
+
+
+def names_of(model: nn.Module, parameters: list[nn.Parameter]) -> set[str]:
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)] for parameter in parameters}
+
+
+def test_what_decays() -> None:
+    vit = ViT(**{**VIT, "num_layers": 1})
+    weights, others = (names_of(vit, part) for part in weights_and_others(vit))
+    block = {"attention.to_qkv", "attention.project", "mlp.0", "mlp.3"}
+    assert weights == {"embed_patches.weight", "head.weight", *(f"blocks.0.{name}.weight" for name in block)}
+    assert {"positions", "cls_token", "norm.weight", "head.bias"} < others
+
+    for decay_all, decays in (("true", [0.3]), ("false", [0.3, 0])):
+        options = ["recipe.optimizer.weight_decay=0.3", f"recipe.optimizer.decay_all={decay_all}"]
+        optimizer = build_optimizer(vit, composed("trainer=cpu", *options).recipe.optimizer)
+        assert [group["weight_decay"] for group in optimizer.param_groups] == decays
+        assert sum(len(group["params"]) for group in optimizer.param_groups) == len(list(vit.parameters()))
+    before = {name: parameter.detach().clone() for name, parameter in vit.named_parameters()}
+    for parameter in vit.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()  # without a gradient, only decay changes anything
+    changed = {name for name, parameter in vit.named_parameters() if not torch.equal(parameter, before[name])}
+    assert changed == weights
+
+
+def test_muon_changes_the_matrices_between_first_and_last_layer() -> None:
+    cnn = CNN(image_size=32, num_channels=3, num_classes=10)
+    assert {tuple(matrix.shape) for matrix in hidden_matrices(cnn)} == {(1024, 4096), (512, 1024)}
+    vit = ViT(**{**VIT, "num_layers": 1, "embed_dim": 32, "hidden_dim": 48})
+    options = ["recipe.optimizer.name=muon", "recipe.optimizer.decay_all=false", "recipe.optimizer.weight_decay=0.05"]
+    recipe = composed("trainer=cpu", *options).recipe.optimizer
+    optimizer = build_optimizer(vit, recipe)
+    torch.manual_seed(0)
+    matrix = vit.blocks[0].mlp[0].weight
+    before = matrix.detach().clone()
+    vit(torch.randn(8, 3, 32, 32)).logsumexp(dim=1).sum().backward()
+    optimizer.step()
+    step = (matrix.detach() - before * (1 - recipe.lr * 0.05)) / recipe.lr
+    assert torch.linalg.matrix_norm(step, ord=2) < 1.3 * 0.2 * 48**0.5  # its singular values are alike
+    assert torch.linalg.svdvals(step)[7] > 0.5 * 0.2 * 48**0.5  # the gradient of eight CLS tokens has rank 8
+    assert all(parameter in optimizer.state for parameter in vit.parameters())
+
+    again = build_optimizer(vit, recipe, optimizer.state_dict())
+    assert torch.equal(again.state[matrix]["momentum_buffer"], optimizer.state[matrix]["momentum_buffer"])
+    assert again.state[vit.positions]["step"] == 1
+
+
+def test_muon_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = ["recipe.optimizer.name=muon", "recipe.optimizer.decay_all=false"]
+    run("whole", *options)
+    assert not torch.equal(weights("whole")["positions"], weights_of_start(options)["positions"])
+    with monkeypatch.context() as patch:
+        stop_at(patch, 6)
+        with pytest.raises(Stopped):
+            run("parts", *options)
+    run("parts", *options)
+    assert_same_run("whole", "parts")
+
+
+def weights_of_start(options: list[str]) -> dict[str, Tensor]:
+    cfg = composed(*TINY, *options)
+    torch.manual_seed(cfg.seed)
+    return ViT(**{key: value for key, value in cfg.model.items() if key != "_target_"}).state_dict()
+
+
+def test_muon_is_refused_in_a_captured_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    bf16 = "trainer.precision=bf16"
+    with pytest.raises(Refused, match="adamw or sgd: PyTorch's muon waits for the device"):
+        composed("trainer=gpu", bf16, "trainer.cuda_graph=true", "recipe.optimizer.name=muon")
+
+
+def test_the_average_follows_the_weights() -> None:
+    network = nn.Sequential(nn.Linear(1, 1, bias=False), nn.BatchNorm1d(1))
+    average, expected = WeightAverage(network, decay=0.4), network[0].weight.item()
+    for step in range(1, 8):
+        with torch.no_grad():
+            network[0].weight.fill_(step)
+            network[1].running_mean.fill_(step)
+        average.update()
+        keep = min(0.4, (1 + step) / (10 + step))  # a warm-up of four steps
+        expected = keep * expected + (1 - keep) * step
+    with average.in_use():
+        assert network[0].weight.item() == pytest.approx(expected)
+        assert 5 < network[1].running_mean.item() < 7
+    assert network[0].weight.item() == network[1].running_mean.item() == 7
+
+
+def test_a_run_is_judged_by_the_average(monkeypatch: pytest.MonkeyPatch) -> None:
+    plain, averaged = run("plain"), run("averaged", "recipe.ema_decay=0.9")
+    last, best = weights("averaged"), weights("averaged", "best.pt")
+    assert all(torch.equal(last[name], tensor) for name, tensor in weights("plain").items())  # training stays the same
+    assert not torch.equal(last["head.weight"], best["head.weight"])
+    assert averaged["val/loss"] != plain["val/loss"]
+    lines = [line for line in metrics("averaged") if "val/loss" in line]
+    assert averaged["val/loss"] in [pytest.approx(line["val/loss"]) for line in lines]
+
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        with pytest.raises(Stopped):
+            run("parts", "recipe.ema_decay=0.9")
+    run("parts", "recipe.ema_decay=0.9")
+    assert_same_run("averaged", "parts")
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("recipe.ema_decay=1", "recipe.ema_decay=1.0 must be at least 0 and below 1"),
+    ("recipe.optimizer.name=lion", "recipe.optimizer.name=lion must be one of adamw, sgd, muon"),
+    ("model.stochastic_depth=1", "model: stochastic_depth=1.0 must be at least 0 and below 1"),
+    ("model.patch_dropout=-0.1", "model: patch_dropout=-0.1 must be at least 0 and below 1"),
+])  # fmt: skip
+def test_what_is_out_of_range(override: str, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        composed("trainer=cpu", "model=vit", override)
+
+
+def test_the_config_of_an_earlier_version_is_completed() -> None:
+    now = composed("trainer=cpu", "model=vit", "recipe=modern")
+    earlier = OmegaConf.create(json.loads(json.dumps(OmegaConf.to_container(now))))
+    assert isinstance(earlier, DictConfig)
+    for group, keys in {"model": ["stochastic_depth", "patch_dropout", "mimetic"], "recipe": ["ema_decay"]}.items():
+        for key in keys:
+            earlier[group].pop(key)
+    earlier.recipe.optimizer.pop("decay_all")
+    earlier.recipe.pop("mixing")
+    for key in ("policy", "erasing_probability", "erasing_area", "erasing_ratio"):
+        earlier.recipe.augment.pop(key)
+    earlier.model.embedding_std = 0.5
+    assert complete(earlier).model == {**now.model, "embedding_std": 0.5}
+    assert earlier.recipe == now.recipe
+
+
+def test_a_run_of_an_earlier_version_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``complete`` is what ``resume=`` does first; then nothing may tell the two runs apart."""
+    run("whole")
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        with pytest.raises(Stopped):
+            run("parts")
+    path = Path("parts/last.pt")
+    saved = torch.load(path, weights_only=True)
+    del saved["average"], saved["config"]["recipe"]["ema_decay"], saved["config"]["recipe"]["optimizer"]["decay_all"]
+    torch.save(saved, path)
+    run("parts")
+    assert_same_run("whole", "parts")
