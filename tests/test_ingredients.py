@@ -211,6 +211,9 @@ def test_the_config_of_an_earlier_version_is_completed() -> None:
         for key in keys:
             earlier[group].pop(key)
     earlier.recipe.optimizer.pop("decay_all")
+    earlier.recipe.pop("mixing")
+    for key in ("policy", "erasing_probability", "erasing_area", "erasing_ratio"):
+        earlier.recipe.augment.pop(key)
     earlier.model.embedding_std = 0.5
     assert complete(earlier).model == {**now.model, "embedding_std": 0.5}
     assert earlier.recipe == now.recipe
