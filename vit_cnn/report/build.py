@@ -44,13 +44,13 @@ def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: b
         Refused: the runs cannot be compared, or ``folder`` holds a report of other runs; nothing is written.
     """
     check_same_data(runs)
-    if not replace:
-        check_same_report(runs, folder)
     everything = label_runs(runs)
     runs, repeats = once_per_seed(everything)
     finished = [run for run in runs if run.result]
     best = best_groups(finished)
     predictions = {label: [run.predictions() for run in group] for label, group in by_label(finished).items()}
+    if not replace:
+        check_same_report(everything, folder)
     runs = sorted(runs, key=lambda run: run.label not in best)  # so that these get the colour of their network
     colours = colours_of(list(by_label(runs)))
     data_name = runs[0].config["data"]["name"]
