@@ -101,7 +101,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     about = {"wandb_id": tracker.wandb.id, "config": OmegaConf.to_container(cfg)}
 
     with StopSignal(run_dir, display) as stop, tracker:
-        speed = Speed(flops_per_image(state.model, data.train.images[:1].float()), peak_flops(device, precision))
+        one_image = data.train.images[:1].float()
+        speed = Speed(flops_per_image(state.model, one_image, in_training=True), peak_flops(device, precision))
         if not saved:
             state.save(run_dir, data, **about)  # so that a kill at any moment leaves something to resume
         if progress.step == 0:
