@@ -158,6 +158,13 @@ def test_a_bad_space_is_refused_in_a_line(wrong: list[str], message: str, say: S
     assert not FOLDER.exists()
 
 
+def test_a_sweep_cannot_go_over_what_is_searched(command: Say) -> None:
+    code, printed = command("-m", *FEW, *SPACE)
+    assert code == 2
+    assert printed.splitlines()[-1].startswith("error: ")
+    assert "warn" not in printed
+
+
 def test_another_search_in_the_same_folder_is_refused(say: Say) -> None:
     assert say(*FEW, *SPACE, "--trials", "1", "max_steps=1")[0] == 0
     code, printed = say(*FEW, *SPACE, "--trials", "1", "max_steps=2")

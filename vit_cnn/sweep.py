@@ -133,15 +133,17 @@ class Sweep(Callback):
         words = sys.argv[1:]
         if "${" in str(config.hydra.sweep._get_node("dir")._value()):  # with the time: another one in the next command
             words = [*words, f"hydra.sweep.dir={sweep_dir}"]
-        try:
-            claim(sweep_dir)
-        except Refused as error:  # which Hydra would turn into a warning
-            sys.exit(tell(error))
-        Sweep.dir, Sweep.command = sweep_dir, f"python -m vit_cnn.train {shlex.join(words)}"
-
         params = config.hydra.sweeper.params
         overrides = overrides_of(params, list(config.hydra.overrides.task))
-        write_json(sweep_dir / NOTES / "plan.json", {"jobs": len(jobs_of(overrides))})
+        try:
+            jobs = len(jobs_of(overrides))
+            claim(sweep_dir)
+        except Exception as error:  # which Hydra would turn into a warning
+            if is_expected(error):
+                sys.exit(tell(error))
+            raise
+        Sweep.dir, Sweep.command = sweep_dir, f"python -m vit_cnn.train {shlex.join(words)}"
+        write_json(sweep_dir / NOTES / "plan.json", {"jobs": jobs})
         # Hydra composes the config of each job anew, from these and from what is swept.
         keys = ",".join(f"'{key}'" for key in constant_keys(params, overrides))
         config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{keys}]")
