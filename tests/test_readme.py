@@ -47,6 +47,10 @@ def shortened(command: str) -> str:
     """The command as CI runs it."""
     if command in NEEDS_NETWORK:
         return f"{command} --cfg job --resolve"
+    if "vit_cnn.search" in command:
+        return f"{command} {SHORT} --trials 1"
+    if "hydra/launcher=cores" in command:
+        return f"{command} {SHORT} hydra.launcher.n_jobs=1"  # in this process
     if "vit_cnn.train" in command and "resume=" not in command and "--cfg" not in command:
         return f"{command} {SHORT}"
     return command

@@ -9,6 +9,7 @@ from vit_cnn.errors import Refused, exit_with_code
 COMMANDS = {  # name: the module that has it, and what it does
     "train": ("vit_cnn.train", "train a network, or go on with a run"),
     "sweep": ("vit_cnn.train", "train several, over every combination of values: model.dropout=0,0.2 seed=0,1"),
+    "search": ("vit_cnn.search", "look for good settings with Optuna, by validation accuracy"),
     "evaluate": ("vit_cnn.evaluate", "measure a run's best weights again"),
     "predict": ("vit_cnn.predict", "classify your own images with a run"),
     "compare": ("vit_cnn.compare", "finished runs side by side in the terminal"),

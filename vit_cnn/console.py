@@ -14,6 +14,6 @@ def share_console_with_logging() -> None:
     """On a terminal, let log lines and the progress bar write through one console, so that neither tears the other."""
     root = logging.getLogger()
     for handler in list(root.handlers):
-        if console.is_terminal and type(handler) is logging.StreamHandler:
+        if console.is_terminal and not console.quiet and type(handler) is logging.StreamHandler:
             root.removeHandler(handler)
             root.addHandler(RichHandler(console=console, show_path=False, log_time_format="%H:%M:%S"))

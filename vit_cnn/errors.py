@@ -24,6 +24,14 @@ INTERRUPTED = 130  # before there was anything to resume; what shells report aft
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them its own way
 
+LAUNCHERS = {  # and the package each needs
+    "cores": "hydra-joblib-launcher",
+    "joblib": "hydra-joblib-launcher",
+    "slurm": "hydra-submitit-launcher",
+    "submitit_local": "hydra-submitit-launcher",
+    "submitit_slurm": "hydra-submitit-launcher",
+}
+
 NEEDS_PACKAGE = "has to begin with the line `# @package _global_`: without it, its keys stand apart from the config"
 
 
@@ -102,8 +110,12 @@ def one_line(error: BaseException) -> str:
     for cause in causes(error):  # ours may be wrapped, when a resolver or a constructor raised it
         if isinstance(cause, (Refused, Failed, Stopped)):
             return str(cause)
-        if isinstance(cause, MissingConfigException) and cause.options is not None:
+        if isinstance(cause, MissingConfigException):
             group, _, choice = (cause.missing_cfg_file or "").rpartition("/")
+            if group == "hydra/launcher" and choice in LAUNCHERS:
+                return f"This hydra/launcher needs {LAUNCHERS[choice]}: pip install {LAUNCHERS[choice]}"
+            if cause.options is None:
+                continue
             return f"{group}={choice}: there is no such option, but there are {', '.join(sorted(cause.options))}"
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not of the form key=value"

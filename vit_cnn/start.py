@@ -27,6 +27,11 @@ def start() -> None:
     except KeyboardInterrupt as error:
         logging.getLogger().handlers.clear()  # a half-imported torch logs at exit, into a folder that may be gone
         raise sweep.stopped() or error from None
+    except Exception as error:
+        sweep.tell_lost(error)
+        raise
+    finally:
+        sweep.end()
 
 
 @hydra.main(config_path=str(config.CONF), config_name="config", version_base="1.3")
@@ -78,11 +83,11 @@ def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
     complete(saved)
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
-        if key.split(".")[0] == "trainer" or key == "recipe.epochs":
+        if key.split(".")[0] == "trainer" or key in ("recipe.epochs", "test"):
             OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
         elif key != "resume":
             raise Refused(
-                f"{override} cannot change in a resumed run: only trainer and recipe.epochs may be given beside resume"
+                f"{override} cannot change in a resumed run: beside resume, only trainer, recipe.epochs and test may be given"
             )
     return saved
 

@@ -4,9 +4,9 @@ A job is named by what is swept. Jobs may run in other processes: each leaves a 
 end of the sweep is told from the notes and from the run folders alone.
 """
 
+import contextlib
 import logging
 import shlex
-import shutil
 import sys
 import traceback
 from collections.abc import Callable
@@ -16,19 +16,21 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from rich.text import Text
 
 from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
 from vit_cnn.config.schema import flat
-from vit_cnn.console import share_console_with_logging
+from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.errors import FAILED, Refused, Stopped, is_expected, one_line, tell
-from vit_cnn.report.jobs import NOTES, count_finished, count_jobs, summarise
+from vit_cnn.report.jobs import NOTES, count_finished, count_jobs, read_jobs, summarise
 from vit_cnn.run.files import write_json
+from vit_cnn.run.lock import locked
 
 log = logging.getLogger(__name__)
 
 # Beginnings of keys. Device, memory format and compiling change nothing but the speed, up to rounding.
 CHANGES_NOTHING = (
-    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "wandb",
+    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "test", "wandb",
     "trainer.device", "trainer.compile", "trainer.cuda_graph",
     "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",
 )  # fmt: skip
@@ -45,30 +47,38 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
     """
     from vit_cnn.training.loop import train
 
-    share_console_with_logging()
     hydra = HydraConfig.get()
+    is_parallel = hydra.runtime.choices["hydra/launcher"] != "basic"
+    if is_parallel:
+        say_little()
+    share_console_with_logging()
     sweep_dir, number = Path(hydra.sweep.dir), hydra.job.num + 1
     swept = without(hydra.job.config.override_dirname.exclude_keys, hydra.overrides.task)
-    is_ours = not (run_dir / ".hydra" / "config.yaml").exists()  # nothing is written over what another command made
+    is_ours = False
 
     def note(outcome: str, message: str = "") -> None:
         about = {"folder": str(run_dir), "swept": swept, "outcome": outcome, "message": message, "is_ours": is_ours}
         write_json(sweep_dir / NOTES / f"{number:05}.json", about)
 
     name = f"Job {number} of {count_jobs(sweep_dir)}: {' '.join(swept)}"
-    note("broken off")  # holds if nothing comes after it
     try:
-        cfg = start()
-        if not is_ours:
-            check_same_settings(cfg, run_dir)
-            is_ours = True
-        if (run_dir / "result.json").exists():
-            log.info("%s, finished before: skipped", name)
-            note("skipped")
-            return
-        log.info(name)
-        train(cfg, run_dir)
-        note("finished")
+        # One that a killed command left behind, on this machine or in a cluster's queue, may be at it still.
+        with locked(sweep_dir / NOTES / f"{run_dir.name}.lock", folder=run_dir):
+            is_ours = not (run_dir / ".hydra" / "config.yaml").exists()  # nothing is written over another command's
+            note("broken off")  # holds if nothing comes after it
+            cfg = start()
+            if not is_ours:
+                check_same_settings(cfg, run_dir)
+                is_ours = True
+            if (run_dir / "result.json").exists():
+                log.info("%s, finished before: skipped", name)
+                note("skipped")
+                return
+            log.info(name)
+            train(cfg, run_dir)
+            note("finished")
+            if is_parallel:
+                log.info("%s, finished", name)
     except Stopped as error:
         raise KeyboardInterrupt from error  # Hydra would take another exception for the end of this job alone
     except Exception as error:  # whatever it is, the other jobs have nothing to do with it
@@ -78,6 +88,14 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
         if is_ours:
             (run_dir / "traceback.txt").write_text(traceback.format_exc())
             write_json(run_dir / "status.json", {"status": "failed", "message": message})
+
+
+def say_little() -> None:
+    """Where jobs run side by side, the terminal gets the beginning and the end of each; its train.log has the rest."""
+    console.quiet = True
+    for handler in logging.getLogger().handlers:
+        if type(handler) is logging.StreamHandler:
+            handler.addFilter(logging.Filter(__name__))
 
 
 def check_same_settings(cfg: DictConfig, run_dir: Path) -> None:
@@ -107,25 +125,31 @@ class Sweep(Callback):
 
     dir: Path | None = None  # of the sweep that goes on in this process
     command = ""  # that goes on with it
+    lock = contextlib.ExitStack()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Forget the jobs of an earlier command, count those of this one, and see to it how they are named."""
-        Sweep.dir = Path(config.hydra.sweep.dir)
+        sweep_dir = Path(config.hydra.sweep.dir)
         words = sys.argv[1:]
         if "${" in str(config.hydra.sweep._get_node("dir")._value()):  # with the time: another one in the next command
-            words = [*words, f"hydra.sweep.dir={Sweep.dir}"]
-        Sweep.command = f"python -m vit_cnn.train {shlex.join(words)}"
-        shutil.rmtree(Sweep.dir / NOTES, ignore_errors=True)
-        (Sweep.dir / NOTES).mkdir(parents=True)
-
+            words = [*words, f"hydra.sweep.dir={sweep_dir}"]
         params = config.hydra.sweeper.params
         overrides = overrides_of(params, list(config.hydra.overrides.task))
-        write_json(Sweep.dir / NOTES / "plan.json", {"jobs": len(jobs_of(overrides))})
+        try:
+            jobs = len(jobs_of(overrides))
+            claim(sweep_dir)
+        except Exception as error:  # which Hydra would turn into a warning
+            if is_expected(error):
+                sys.exit(tell(error))
+            raise
+        Sweep.dir, Sweep.command = sweep_dir, f"python -m vit_cnn.train {shlex.join(words)}"
+        write_json(sweep_dir / NOTES / "plan.json", {"jobs": jobs})
         # Hydra composes the config of each job anew, from these and from what is swept.
         keys = ",".join(f"'{key}'" for key in constant_keys(params, overrides))
         config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{keys}]")
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
+        console.quiet = False
         try:
             summarise(Path(config.hydra.sweep.dir))
         except Exception as error:  # which Hydra would turn into a warning and the exit code 0
@@ -133,8 +157,28 @@ class Sweep(Callback):
                 sys.exit(tell(error))
             traceback.print_exc()
             sys.exit(FAILED)
-        finally:
-            Sweep.dir = None
+
+
+def claim(sweep_dir: Path) -> None:
+    """Keep other sweeps out of the folder until the end of this one, and forget the notes of earlier ones.
+
+    Raises:
+        Refused: a sweep goes on there, or a job that outlived its sweep.
+    """
+    notes = sweep_dir / NOTES
+    notes.mkdir(parents=True, exist_ok=True)
+    Sweep.lock.enter_context(locked(notes / "lock", folder=sweep_dir))
+    for file in notes.glob("*.lock"):
+        with locked(file, folder=sweep_dir / file.stem):
+            file.unlink()
+    for file in notes.glob("*.json"):
+        file.unlink()
+
+
+def end() -> None:
+    """No sweep goes on in this process any more."""
+    Sweep.dir = None
+    Sweep.lock.close()
 
 
 def stopped() -> Stopped | None:
@@ -142,5 +186,26 @@ def stopped() -> Stopped | None:
     if Sweep.dir is None:
         return None
     finished = f"{count_finished(Sweep.dir)} of {count_jobs(Sweep.dir)} jobs finished"
-    Sweep.dir = None
     return Stopped(f"Stopped; {finished}.", Sweep.command)
+
+
+def tell_lost(error: Exception) -> None:
+    """A launcher raises where the process of a job was killed: tell the end of the sweep all the same.
+
+    Raises:
+        Failed: with the table and the report of what there is.
+        Refused: the launcher did not start a job.
+    """
+    if Sweep.dir is None or is_expected(error):
+        return
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        if "submitit" in frame.f_globals["__name__"]:  # it ends with the first job that is lost: the others go on
+            for job in frame.f_locals.get("jobs", ()):
+                job.wait()
+    about = f"{type(error).__name__}: {one_line(error)}"
+    if not read_jobs(Sweep.dir):
+        raise Refused(f"The launcher started no job: {about}") from error
+    console.quiet = False
+    lost = Text(f"The launcher lost a job ({about}). To go on with what was broken off:\n  {Sweep.command}", "red")
+    console.print(lost, soft_wrap=True)
+    summarise(Sweep.dir)

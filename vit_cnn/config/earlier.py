@@ -20,4 +20,5 @@ def complete(saved: DictConfig) -> DictConfig:
         group, name = key.rsplit(".", maxsplit=1)
         if name not in OmegaConf.select(saved, group):
             OmegaConf.update(saved, key, value)
+    saved.setdefault("test", True)
     return saved

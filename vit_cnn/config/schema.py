@@ -104,6 +104,7 @@ class Config:
     name: str
     seed: int
     max_steps: Optional[int]
+    test: bool
     resume: Optional[str]
     layers: bool
     experiment: Optional[str] = None  # the choice of the group, which Hydra leaves in the config when it is null

@@ -63,19 +63,22 @@ def summarise(sweep_dir: Path) -> None:
     Raises:
         Failed: one failed or was broken off.
     """
-    jobs = read_jobs(sweep_dir)
+    jobs, total = read_jobs(sweep_dir), count_jobs(sweep_dir)
     failed = [job for job in jobs if job.result is None]
+    finished = len(jobs) - len(failed)
     console.print(table_of(jobs))
     console.print("Accuracy of the best epoch's weights; mean ± standard deviation (n − 1) over seeds.")
     for job in failed:
         console.print(Text(f"{' '.join(job.swept)} {job.outcome}: {job.message or 'it was killed'}", "red"))
+    if len(jobs) < total:
+        console.print(Text(f"{total - len(jobs)} jobs did not begin", "red"))
     begun = [job.folder for job in jobs if job.is_ours and (job.folder / ".hydra" / "config.yaml").exists()]
     skipped = sum(job.outcome == "skipped" for job in jobs)
     before = f", {skipped} of them before" if skipped else ""
-    console.print(Text(f"{len(jobs) - len(failed)} of {len(jobs)} jobs finished{before}; folders in {sweep_dir}"))
+    console.print(Text(f"{finished} of {total} jobs finished{before}; folders in {sweep_dir}"))
     write_report(begun, sweep_dir)
-    if failed:
-        raise Failed(f"{len(failed)} of {len(jobs)} jobs failed; the traceback of each is in its folder")
+    if finished < total:
+        raise Failed(f"{total - finished} of {total} jobs failed; the traceback of each is in its folder")
 
 
 def table_of(jobs: list[Job]) -> Table:

@@ -9,9 +9,14 @@ from typing import Any
 from vit_cnn.errors import Stopped, resume_command
 from vit_cnn.run.display import RunDisplay
 
+# What Slurm sends before a job's time is over (not on Windows). Submitit then puts the job into the queue again.
+OUT_OF_TIME = getattr(signal, "SIGUSR2", None)
+
 
 class StopSignal:
     """Within the ``with`` block, a first signal sets ``requested`` and is answered; a second ends the block at once.
+
+    ``OUT_OF_TIME`` stops as well where somebody waits for it, who gets it at the end of a block that was stopped.
 
     Args:
         run_dir: run folder, for the message of a second Ctrl-C.
@@ -25,22 +30,28 @@ class StopSignal:
         self.run_dir = run_dir
         self.display = display
         self.requested = False
+        self.number: int | None = None  # of the signal that asked
         self.previous: dict[int, Any] = {}
 
     def __enter__(self) -> "StopSignal":
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if OUT_OF_TIME and callable(signal.getsignal(OUT_OF_TIME)):
+            numbers.append(OUT_OF_TIME)
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
-            self.previous = {number: signal.signal(number, self.request) for number in (signal.SIGINT, signal.SIGTERM)}
+            self.previous = {number: signal.signal(number, self.request) for number in numbers}
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
+        if kind and self.number and self.number == OUT_OF_TIME:
+            signal.raise_signal(self.number)
         if kind is KeyboardInterrupt:
             raise Stopped("Stopped at once; the last checkpoint is kept.", resume_command(self.run_dir)) from error
 
     def request(self, number: int, frame: FrameType | None) -> None:
-        self.requested = True
+        self.requested, self.number = True, number
         self.restore()
         self.display.answer("Stopping: finishing this step or evaluation first; once more stops now")
 

@@ -153,6 +153,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
                 raise Stopped(f"Stopped at step {progress.step} of {plan.last_step}.", resume_command(run_dir))
 
         # End: the best weights on clean images, once.
+        if not cfg.test:
+            raise Stopped("Stopped before the test images.", f"{resume_command(run_dir)} test=true")
         scores = final_pass(state, data, autocast, run_dir=run_dir, media=media, stop=stop)
         result = write_result(
             cfg, run_dir, state=state, data=data, plan=plan, speed=speed, scores=scores, wandb=tracker.wandb

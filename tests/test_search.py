@@ -1,0 +1,178 @@
+"""A search: trials are ordinary runs, the validation images alone decide, and it can be broken off and shared."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import optuna
+import pytest
+from helpers import TINY, call, metrics, stop_at
+from optuna.storages.journal import JournalFileBackend
+
+from vit_cnn import search
+from vit_cnn.report.search import plots
+from vit_cnn.run.reading import read_rows
+
+FOLDER = Path("runs/search")
+FEW = [option for option in TINY if not option.startswith(("recipe.optimizer.lr", "seed"))]
+SPACE = ["recipe.optimizer.lr=tag(log,interval(1e-4,1e-2))", "model.dropout=0,0.1"]
+
+Say = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def say(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Say:
+    monkeypatch.setattr(search, "SECONDS", 0.01)
+    return lambda *arguments: call(search.main, list(arguments), monkeypatch, capfd)
+
+
+def states() -> list[str]:
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(FOLDER / "study.jsonl")))
+    return [trial.state.name for trial in optuna.load_study(study_name="search", storage=storage).trials]
+
+
+def test_trials_are_runs_that_leave_the_test_images_alone_and_the_best_can_be_run_as_it_is(
+    say: Say, command: Say, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, printed = say(*FEW, *SPACE, "--trials", "3")
+    assert code == 0, printed
+    assert states() == ["COMPLETE"] * 3
+    best = {}
+    for number in range(3):
+        folder = FOLDER / f"trial-{number:04}"
+        best[folder] = max(row["val/acc"] for row in read_rows(folder) if "val/acc" in row)
+        assert (folder / "best.pt").exists()
+        assert "epoch 2/2" in (folder / "train.log").read_text()
+        assert not (folder / "test_looks.jsonl").exists()
+        assert not (folder / "result.json").exists()
+    winner = max(best, key=lambda folder: best[folder])
+    assert "Slice Plot" in (FOLDER / "search.html").read_text()
+    text = (FOLDER / "experiment" / "best.yaml").read_text()
+    assert f"{best[winner]:.2%} validation accuracy" in text
+    again = printed.splitlines()[-1].split()
+    assert again == ["python", "-m", "vit_cnn.train", "--config-dir", "runs/search", "experiment=best"]
+    code, printed = command(*again[3:], "trainer=cpu", "trainer.log_every=2", "hydra.run.dir=again")
+    assert code == 0, printed
+    assert metrics("again") == metrics(str(winner))
+    # The look at the test images is taken when somebody asks for it.
+    code, printed = command(f"resume={winner}")
+    assert code == 3
+    assert printed.splitlines()[-1].endswith(f"resume={winner} test=true")
+    assert command(f"resume={winner}", "test=true")[0] == 0
+    assert json.loads((winner / "result.json").read_text())["test_looks"] == 1
+
+
+def test_a_trial_that_falls_behind_is_pruned(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pruner(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            assert trial.last_step in range(1, 100000)
+            return trial.number == 1
+
+    monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **_: Pruner())
+    monkeypatch.setattr(search, "SECONDS", 0.001)
+    code, printed = say(*FEW, "recipe.epochs=40", "seed=1,2", "--trials", "2")
+    assert code == 0, printed
+    assert states() == ["COMPLETE", "PRUNED"]
+    assert len(search.validation_accuracies(FOLDER / "trial-0001")) < 40
+    assert json.loads((FOLDER / "trial-0001" / "status.json").read_text())["status"] == "stopped"
+
+
+def test_a_search_that_is_stopped_goes_on_where_it_was(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        code, printed = say(*FEW, *SPACE, "--trials", "1")
+    assert code == 3, printed
+    assert "Stopped; the same command goes on." in printed
+    assert states() == ["RUNNING"]
+    begun = metrics(str(FOLDER / "trial-0000"))
+    code, printed = say(*FEW, *SPACE, "--trials", "1")
+    assert code == 0, printed
+    assert states() == ["COMPLETE"]
+    assert metrics(str(FOLDER / "trial-0000"))[: len(begun)] == begun
+
+
+def test_a_trial_that_fails_is_kept_apart(say: Say) -> None:
+    code, printed = say(
+        *FEW, "model.patch_size=8", "recipe.optimizer.lr=1e-3,1e30", "recipe.grad_clip=null", "--trials", "6"
+    )
+    assert code == 0, printed
+    assert "failed: " in printed or "FAIL" not in states()
+    assert set(states()) <= {"COMPLETE", "FAIL"}
+
+
+def test_two_processes_share_a_study(say: Say) -> None:
+    arguments = [*FEW, *SPACE, "recipe.epochs=20", "--trials", "3"]
+    env = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    other = subprocess.Popen([sys.executable, "-m", "vit_cnn.search", *arguments], stdout=subprocess.DEVNULL, env=env)
+    while not (FOLDER / "trial-0000" / "metrics.jsonl").exists():
+        assert other.poll() is None
+        time.sleep(0.02)
+    code, printed = say(*arguments)
+    assert code == 0, printed
+    assert "Trial 0" not in printed
+    assert "Trial 1" in printed
+    assert other.wait() == 0
+    assert states() == ["COMPLETE"] * 3
+
+
+def test_a_killed_search_loses_nothing(say: Say) -> None:
+    arguments = [*FEW, *SPACE, "recipe.epochs=30", "--trials", "1"]
+    process = subprocess.Popen([sys.executable, "-m", "vit_cnn.search", *arguments], stdout=subprocess.DEVNULL)
+    while not search.validation_accuracies(FOLDER / "trial-0000"):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    code, printed = say(*arguments)
+    assert code == 0, printed
+    assert "Trial 0" in printed
+    assert states() == ["COMPLETE"]
+
+
+def test_the_page_shows_what_matters() -> None:
+    study = optuna.create_study(direction="maximize")
+    study.optimize(lambda trial: -((trial.suggest_float("recipe.optimizer.lr", 0, 1) - 0.5) ** 2), n_trials=30)
+    page = plots(study)
+    for title in ("Optimization History Plot", "Slice Plot", "Hyperparameter Importances"):
+        assert title in page
+
+
+@pytest.mark.parametrize("wrong, message", [
+    (["model.dropout=0.1"], "nothing to search"),
+    (["recipe.optimizer.lr=tag(log,interval(0,1))"], "recipe.optimizer.lr=tag(log,interval(0,1)): `low > 0`"),
+    (["recipe.optimizer.lr=tag(exp,interval(0,1))"], "exp is not a tag; there are int, log"),
+    (["recipe.optimizer.lr=interval(1,0)"], "recipe.optimizer.lr=interval(1,0): `low <= high`"),
+    (["recipe.optimizer.rate=interval(0,1)"], "recipe.optimizer.rate is not a key"),
+    (["model.dropout=interval(0,2)"], "dropout"),
+])  # fmt: skip
+def test_a_bad_space_is_refused_in_a_line(wrong: list[str], message: str, say: Say) -> None:
+    code, printed = say(*FEW, *wrong)
+    assert code == 2
+    assert len(printed.splitlines()) == 1
+    assert message in printed
+    assert not FOLDER.exists()
+
+
+def test_a_sweep_cannot_go_over_what_is_searched(command: Say) -> None:
+    code, printed = command("-m", *FEW, *SPACE)
+    assert code == 2
+    assert printed.splitlines()[-1].startswith("error: ")
+    assert "warn" not in printed
+
+
+def test_another_search_in_the_same_folder_is_refused(say: Say) -> None:
+    assert say(*FEW, *SPACE, "--trials", "1", "max_steps=1")[0] == 0
+    code, printed = say(*FEW, *SPACE, "--trials", "1", "max_steps=2")
+    assert code == 2
+    assert "runs/search holds a search with other settings" in printed
+
+
+def test_optuna_that_is_missing_says_what_to_install(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    code, printed = say("experiment=search")
+    assert (code, printed) == (2, "error: search needs Optuna: pip install optuna\n")
