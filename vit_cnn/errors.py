@@ -43,9 +43,10 @@ class Stopped(Exception):
         self.command = command
 
 
-def resume_command(run_dir: Path) -> str:
-    """What goes on with a run."""
-    return f"python -m vit_cnn.train {shlex.quote(f'resume={run_dir}')}"
+def resume_command(run_dir: Path, trust: str | None = None) -> str:
+    """What goes on with a run; ``trust`` names the packages of others that it takes."""
+    words = [f"resume={run_dir}", *([f"trust={trust}"] if trust else [])]
+    return f"python -m vit_cnn.train {shlex.join(words)}"
 
 
 def exit_with_code(main: Callable[[], object]) -> None:

@@ -32,13 +32,15 @@ from vit_cnn.training.scoring import logits_of, score
 class Command:
     run: str = MISSING  # run folder
     split: str = "test"  # train, val or test
+    trust: str = ""  # package whose code the run may name
     device: str = "auto"  # auto: where the run was trained if that device is here, else cpu
 
 
-HELP = """usage: vit-cnn evaluate RUN [split=test] [device=auto]
+HELP = """usage: vit-cnn evaluate RUN [split=test] [device=auto] [trust=…]
 
   RUN     run folder
   split   train, val or test (default); a look at the test images is counted in the run folder
+  trust   package of yours whose code the run may name
   device  cpu, cuda or mps; auto (default): where the run was trained if that device is here, else cpu
 
 example: vit-cnn evaluate runs/first split=val"""
@@ -53,7 +55,7 @@ def main() -> None:
     if command.split not in ("train", "val", "test"):
         raise Refused(f"split={command.split} must be one of train, val, test")
     run_dir = Path(command.run)
-    cfg = load_config(run_dir, device=command.device)
+    cfg = load_config(run_dir, device=command.device, trust=command.trust)
     weights = checkpoint.load(run_dir / "best.pt")
     device = torch.device(cfg.trainer.device)
     data: Dataset = instantiate(cfg.data).to(device)

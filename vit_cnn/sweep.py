@@ -16,19 +16,23 @@ from typing import Any, cast
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
+from rich.text import Text
 
 from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
 from vit_cnn.config.schema import flat
-from vit_cnn.console import share_console_with_logging
+from vit_cnn.config.trust import EVERYTHING
+from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.errors import FAILED, Refused, Stopped, is_expected, one_line, tell
 from vit_cnn.report.jobs import NOTES, count_finished, count_jobs, summarise
+from vit_cnn.run.config import read_config
 from vit_cnn.run.files import write_json
+from vit_cnn.run.lock import only_writer
 
 log = logging.getLogger(__name__)
 
 # Beginnings of keys. Device, memory format and compiling change nothing but the speed, up to rounding.
 CHANGES_NOTHING = (
-    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "wandb",
+    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "trust", "wandb",
     "trainer.device", "trainer.compile", "trainer.cuda_graph",
     "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",
 )  # fmt: skip
@@ -49,33 +53,37 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
     hydra = HydraConfig.get()
     sweep_dir, number = Path(hydra.sweep.dir), hydra.job.num + 1
     swept = without(hydra.job.config.override_dirname.exclude_keys, hydra.overrides.task)
-    is_ours = not (run_dir / ".hydra" / "config.yaml").exists()  # nothing is written over what another command made
+    is_ours = False  # nothing is written over what another command made, or makes now
 
     def note(outcome: str, message: str = "") -> None:
         about = {"folder": str(run_dir), "swept": swept, "outcome": outcome, "message": message, "is_ours": is_ours}
         write_json(sweep_dir / NOTES / f"{number:05}.json", about)
 
     name = f"Job {number} of {count_jobs(sweep_dir)}: {' '.join(swept)}"
-    note("broken off")  # holds if nothing comes after it
     try:
-        cfg = start()
-        if not is_ours:
-            check_same_settings(cfg, run_dir)
-            is_ours = True
-        if (run_dir / "result.json").exists():
-            log.info("%s, finished before: skipped", name)
-            note("skipped")
-            return
-        log.info(name)
-        train(cfg, run_dir)
-        note("finished")
+        with only_writer(run_dir):
+            is_ours = not (run_dir / ".hydra" / "config.yaml").exists()
+            note("broken off")  # holds if nothing comes after it
+            cfg = start()
+            if not is_ours:
+                check_same_settings(cfg, run_dir)
+                is_ours = True
+            if (run_dir / "result.json").exists():
+                log.info("%s, finished before: skipped", name)
+                note("skipped")
+                return
+            log.info(name)
+            train(cfg, run_dir)
+            note("finished")
     except Stopped as error:
         raise KeyboardInterrupt from error  # Hydra would take another exception for the end of this job alone
     except Exception as error:  # whatever it is, the other jobs have nothing to do with it
         message = one_line(error)
-        log.error("%s failed: %s", name, message)
         note("failed", message)
-        if is_ours:
+        if not is_ours:  # a log line would be written into the train.log there
+            console.print(Text(f"{name} failed: {message}", "red"))
+        else:
+            log.error("%s failed: %s", name, message)
             (run_dir / "traceback.txt").write_text(traceback.format_exc())
             write_json(run_dir / "status.json", {"status": "failed", "message": message})
 
@@ -86,7 +94,7 @@ def check_same_settings(cfg: DictConfig, run_dir: Path) -> None:
     Raises:
         Refused: they differ in something that can change the result.
     """
-    theirs, ours = what_matters(OmegaConf.load(run_dir / ".hydra" / "config.yaml")), what_matters(cfg)
+    theirs, ours = what_matters(read_config(run_dir, trust=EVERYTHING)), what_matters(cfg)
     for key in sorted(theirs | ours):
         if theirs.get(key) != ours.get(key):
             raise Refused(

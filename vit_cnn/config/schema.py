@@ -92,6 +92,7 @@ class Config:
     max_steps: Optional[int]
     resume: Optional[str]
     layers: bool
+    trust: Optional[str] = None  # of the command alone; runs of earlier versions have none
     experiment: Optional[str] = None  # the choice of the group, which Hydra leaves in the config when it is null
 
 

@@ -33,12 +33,13 @@ log = logging.getLogger(__name__)
 
 
 @rc_context({"text.parse_math": False})  # a class may be called $
-def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: bool = False) -> Path:
+def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: bool = False, trust: str = "") -> Path:
     """Write ``report.html`` with its figures and tables into ``folder``.
 
     Args:
         look_inside: into the networks too, which takes their weights and the images.
         replace: also a report of other runs.
+        trust: as in ``find_runs``.
 
     Raises:
         Refused: the runs cannot be compared, or ``folder`` holds a report of other runs; nothing is written.
@@ -78,7 +79,7 @@ def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: b
         add_calibration(page, of_best, colours)
     add_data(page, runs, data)
     if data and best:
-        add_inside(page, best, data, colours)
+        add_inside(page, best, data, colours, trust=trust)
     elif look_inside and not data:
         page.section("Inside the networks", "Left out: the images are not here (the log says why).")
     return page.write()

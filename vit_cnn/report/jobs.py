@@ -8,6 +8,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from vit_cnn.config.trust import EVERYTHING
 from vit_cnn.console import console
 from vit_cnn.errors import Failed, Refused
 from vit_cnn.report.groups import spread
@@ -102,6 +103,7 @@ def write_report(folders: list[Path], sweep_dir: Path) -> None:
         from vit_cnn.run.reading import find_runs
 
         if folders:
-            console.print(f"Report: {build(find_runs(folders), sweep_dir / 'report', replace=True)}")
+            runs = find_runs(folders, trust=EVERYTHING)  # of configs that are this command's own
+            console.print(f"Report: {build(runs, sweep_dir / 'report', replace=True, trust=EVERYTHING)}")
     except (Refused, ImportError) as error:  # a sweep over data sets; a machine without plotting libraries
         console.print(Text(f"No report: {error}"))

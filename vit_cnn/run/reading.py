@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from vit_cnn.config.earlier import complete
 from vit_cnn.config.target import network_name
-from vit_cnn.errors import Refused
+from vit_cnn.errors import Refused, shown
+from vit_cnn.run.config import read_config
 from vit_cnn.run.files import read_json
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 
@@ -73,11 +76,14 @@ class Run:
             raise Refused(f"{path} cannot be read: {error}") from error
 
 
-def find_runs(paths: list[Path]) -> list[Run]:
-    """The runs in folders, or in folders of folders.
+def find_runs(paths: list[Path], *, trust: str = "") -> list[Run]:
+    """The runs in folders, or in folders of folders; one that cannot be trusted is left out, and that is said.
+
+    Args:
+        trust: packages of networks that are not ours, as in ``config.trust``.
 
     Raises:
-        Refused: a path holds none, or a run cannot be read.
+        Refused: a path holds none, none is left, or a run cannot be read.
     """
     found: list[Path] = []
     for path in paths:
@@ -87,14 +93,20 @@ def find_runs(paths: list[Path]) -> list[Run]:
         found += [folder for folder in inside if folder not in found]
     if not found:
         raise Refused("no runs: name at least one run folder")
-    return [read_run(folder) for folder in found]
+    configs: dict[Path, DictConfig] = {}
+    for folder in found:
+        try:
+            configs[folder] = read_config(folder, trust=trust)
+        except Refused as error:
+            log.warning("%s is left out: %s", shown(folder), error)
+            refused = error
+    if not configs:
+        raise refused
+    return [read_run(folder, config) for folder, config in configs.items()]
 
 
-def read_run(folder: Path) -> Run:
-    saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    config = OmegaConf.to_container(complete(saved))
-    assert isinstance(config, dict)
+def read_run(folder: Path, cfg: DictConfig) -> Run:
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg))
     said = read_json(folder / "status.json") if (folder / "status.json").exists() else {}
     status = said.get("status", "broken off")
     if status == "running" and not is_alive(said["pid"]):
@@ -102,9 +114,7 @@ def read_run(folder: Path) -> Run:
     result = None
     if (folder / "result.json").exists():
         result, status = read_json(folder / "result.json"), "finished"
-    return Run(
-        folder, status, said.get("message", ""), {str(k): v for k, v in config.items()}, result, read_rows(folder)
-    )
+    return Run(folder, status, said.get("message", ""), config, result, read_rows(folder))
 
 
 def is_alive(pid: int) -> bool:

@@ -2,11 +2,10 @@
 
 import signal
 import threading
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from vit_cnn.errors import Stopped, resume_command
+from vit_cnn.errors import Stopped
 from vit_cnn.run.display import RunDisplay
 
 
@@ -14,15 +13,15 @@ class StopSignal:
     """Within the ``with`` block, a first signal sets ``requested`` and is answered; a second ends the block at once.
 
     Args:
-        run_dir: run folder, for the message of a second Ctrl-C.
+        command: what goes on with the run, for the message of a second Ctrl-C.
         display: shows the answer.
 
     Raises:
         Stopped: on a second Ctrl-C; the run can be resumed from its last checkpoint.
     """
 
-    def __init__(self, run_dir: Path, display: RunDisplay) -> None:
-        self.run_dir = run_dir
+    def __init__(self, command: str, display: RunDisplay) -> None:
+        self.command = command
         self.display = display
         self.requested = False
         self.previous: dict[int, Any] = {}
@@ -37,7 +36,7 @@ class StopSignal:
     ) -> None:
         self.restore()
         if kind is KeyboardInterrupt:
-            raise Stopped("Stopped at once; the last checkpoint is kept.", resume_command(self.run_dir)) from error
+            raise Stopped("Stopped at once; the last checkpoint is kept.", self.command) from error
 
     def request(self, number: int, frame: FrameType | None) -> None:
         self.requested = True

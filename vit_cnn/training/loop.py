@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vit_cnn.config.schema import Recipe
 from vit_cnn.config.target import network_name
+from vit_cnn.config.trust import trust_of
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import AUGMENTATION, normalise, seeded, shuffled
@@ -31,6 +32,7 @@ from vit_cnn.models.size import flops_per_image, size_table
 from vit_cnn.run import checkpoint
 from vit_cnn.run.display import RunDisplay, print_results
 from vit_cnn.run.files import read_json, write_atomically
+from vit_cnn.run.lock import alone
 from vit_cnn.run.media import Media
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.tracking import Tracker
@@ -50,6 +52,7 @@ log = logging.getLogger(__name__)
 SAVE_EVERY = 5.0  # seconds: where an epoch is shorter than that, not each of them is followed by a checkpoint
 
 
+@alone
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """Train as ``cfg`` says, or go on from ``run_dir/last.pt`` where there is one.
 
@@ -61,7 +64,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         What ``result.json`` holds.
 
     Raises:
-        Refused: the data or the checkpoint cannot be used; nothing was started.
+        Refused: the data or the checkpoint cannot be used, or another process trains here; nothing was started.
         Failed: the loss became infinite or nan, or the disk is full.
         Stopped: Ctrl-C or SIGTERM; ``last.pt`` holds the state to go on from.
     """
@@ -99,7 +102,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     log_every = cfg.trainer.log_every or plan.steps_per_epoch
     about = {"wandb_id": tracker.wandb.id, "config": OmegaConf.to_container(cfg)}
 
-    with StopSignal(run_dir, display) as stop, tracker:
+    with StopSignal(resume_command(run_dir, trust_of(cfg)), display) as stop, tracker:
         speed = Speed(flops_per_image(state.model, data.train.images[:1].float()), peak_flops(device, precision))
         if not saved:
             state.save(run_dir, data, **about)  # so that a kill at any moment leaves something to resume
@@ -148,7 +151,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
                 progress.seconds = tracker.seconds
                 state.save(run_dir, data, **about)
             if stop.requested:
-                raise Stopped(f"Stopped at step {progress.step} of {plan.last_step}.", resume_command(run_dir))
+                raise Stopped(f"Stopped at step {progress.step} of {plan.last_step}.", stop.command)
 
         # End: the best weights on clean images, once.
         scores = final_pass(state, data, autocast, run_dir=run_dir, media=media, stop=stop)
