@@ -23,7 +23,7 @@ from vit_cnn.config.schema import Recipe
 from vit_cnn.errors import Failed, Refused
 from vit_cnn.run import checkpoint
 from vit_cnn.run.tracking import rewind
-from vit_cnn.train import fresh
+from vit_cnn.start import fresh
 from vit_cnn.training import loop, step
 from vit_cnn.training.loop import train
 

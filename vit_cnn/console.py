@@ -5,7 +5,7 @@ import logging
 from rich.console import Console
 from rich.logging import RichHandler
 
-console = Console()
+console = Console(markup=False)  # a class or a data set may be called [/x]
 if not console.is_terminal:
     console.width = max(console.width, 120)  # a file has no edge
 

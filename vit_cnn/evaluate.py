@@ -21,8 +21,8 @@ from vit_cnn.data import Dataset, Split
 from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.machine import precision_of
 from vit_cnn.run import checkpoint
-from vit_cnn.run.files import read_json
 from vit_cnn.run.looks import note_look
+from vit_cnn.run.result import read_result
 from vit_cnn.run.trained import load_config
 from vit_cnn.training.precision import autocast_for
 from vit_cnn.training.scoring import logits_of, score
@@ -56,7 +56,7 @@ def main() -> None:
         raise Refused(f"split={command.split} must be one of train, val, test")
     run_dir = Path(command.run)
     cfg = load_config(run_dir, device=command.device, trust=command.trust)
-    weights = checkpoint.load(run_dir / "best.pt")
+    weights = checkpoint.load_best(run_dir)
     device = torch.device(cfg.trainer.device)
     data: Dataset = instantiate(cfg.data).to(device)
     if weights["fingerprint"] != data.fingerprint:
@@ -72,8 +72,7 @@ def main() -> None:
     autocast = autocast_for(device, precision_of(cfg.trainer.precision))
     measured = score(logits_of(model, split, data, autocast), split.labels)
 
-    result_file = run_dir / "result.json"
-    recorded = read_json(result_file) if result_file.exists() else {}
+    recorded = read_result(run_dir) if (run_dir / "result.json").exists() else {}
     table = Table(
         title=f"{network_name(cfg.model)} on {data.name}, {len(split):,} {command.split} images", box=box.SIMPLE_HEAD
     )

@@ -13,6 +13,7 @@ from vit_cnn.console import console
 from vit_cnn.errors import Failed, Refused
 from vit_cnn.report.groups import spread
 from vit_cnn.run.files import read_json
+from vit_cnn.run.result import read_result
 
 NOTES = ".jobs"  # folder of the notes, in that of the sweep; each names a run folder, and what is not to be seen there
 
@@ -43,7 +44,7 @@ def read_jobs(sweep_dir: Path) -> list[Job]:
     for path in sorted((sweep_dir / NOTES).glob("[0-9]*.json")):
         note = read_json(path)
         is_done = note["outcome"] in ("finished", "skipped")
-        result = read_json(Path(note["folder"]) / "result.json") if is_done else None
+        result = read_result(Path(note["folder"])) if is_done else None
         jobs.append(Job(**note | {"folder": Path(note["folder"])}, result=result))
     return jobs
 

@@ -39,7 +39,9 @@ def read_json(path: Path) -> dict[str, Any]:
         Refused: it cannot be read or is damaged.
     """
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        return value
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise Refused(f"{path} cannot be read: it holds a {type(value).__name__}, not a dictionary")
+    return value

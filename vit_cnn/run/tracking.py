@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -14,6 +15,8 @@ from vit_cnn.errors import FAILED, FINISHED, STOPPED, Failed, Stopped
 from vit_cnn.run.display import RunDisplay
 from vit_cnn.run.files import write_atomically, write_json
 from vit_cnn.run.wandb_run import WandbRun, first_line
+
+log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -84,11 +87,12 @@ def rewind(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
         try:
-            if json.loads(line)["step"] > step or not line.endswith("\n"):
-                break
-        except ValueError:
-            break
-        kept.append(line)
+            if json.loads(line)["step"] <= step and line.endswith("\n"):
+                kept.append(line)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            if number < len(lines):  # the last may be torn by a kill, another one is damaged
+                log.warning("%s, line %d, is damaged and left out: %.60r", path, number, line)
     write_atomically(path, lambda file: file.write("".join(kept).encode()))

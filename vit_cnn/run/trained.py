@@ -88,7 +88,7 @@ def load_run(folder: str | Path, *, device: str = "cpu", trust: str = "") -> Tra
     """
     folder = Path(folder)
     cfg = load_config(folder, device=device, trust=trust)
-    saved = checkpoint.load(folder / "best.pt")
+    saved = checkpoint.load_best(folder)
     model = build_network(cfg.model)
     checkpoint.load_weights(model, saved["model"], folder / "best.pt")
     return TrainedRun(

@@ -31,9 +31,10 @@ from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, p
 from vit_cnn.models.size import flops_per_image, size_table
 from vit_cnn.run import checkpoint
 from vit_cnn.run.display import RunDisplay, print_results
-from vit_cnn.run.files import read_json, write_atomically
+from vit_cnn.run.files import write_atomically
 from vit_cnn.run.lock import alone
 from vit_cnn.run.media import Media
+from vit_cnn.run.result import read_result
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.tracking import Tracker
 from vit_cnn.training.continuation import note_continuation
@@ -165,7 +166,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 def tell_finished(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     why = f"It ends at max_steps={cfg.max_steps}" if cfg.max_steps else "A larger recipe.epochs trains it further"
     log.info("%s is finished; nothing to do. %s.", run_dir, why)
-    print_results([result := read_json(run_dir / "result.json")])
+    print_results([result := read_result(run_dir)])
     return result
 
 
