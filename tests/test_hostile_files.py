@@ -138,9 +138,9 @@ def savez(path: Path, **arrays: Any) -> None:
     ({"test_logits": np.array([Evil()], dtype=object)}, "allow_pickle"),
     ({"test_logits": np.zeros(3)}, "does not hold logits"),
     ({"test_labels": np.zeros(2, dtype=np.int64)}, ", 2 labels and"),
-    ({"val_labels": np.full(144, 10)}, "beyond its 10 classes"),
-    ({"val_labels": np.full(144, -1)}, "beyond its 10 classes"),
-    ({"val_labels": np.zeros((144, 1), dtype=np.int64)}, "labels"),
+    ({"val_labels": np.full(143, 10)}, "beyond its 10 classes"),
+    ({"val_labels": np.full(143, -1)}, "beyond its 10 classes"),
+    ({"val_labels": np.zeros((143, 1), dtype=np.int64)}, "labels"),
     ({"test_indices": None}, "test_indices"),
 ])  # fmt: skip
 def test_predictions_that_are_none(

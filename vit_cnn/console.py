@@ -12,6 +12,7 @@ if not console.is_terminal:
 
 def share_console_with_logging() -> None:
     """On a terminal, let log lines and the progress bar write through one console, so that neither tears the other."""
+    logging.raiseExceptions = False  # a line that does not fit on the disk any more is no reason for a traceback
     root = logging.getLogger()
     for handler in list(root.handlers):
         if console.is_terminal and type(handler) is logging.StreamHandler:

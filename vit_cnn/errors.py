@@ -4,6 +4,7 @@ Hydra is imported where it is needed: commands import this first, and Ctrl-C has
 """
 
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -23,6 +24,8 @@ INTERRUPTED = 130  # before there was anything to resume; what shells report aft
 
 WANTS_TRACEBACK = os.environ.get("HYDRA_FULL_ERROR") == "1"
 os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then hands its errors on instead of printing them its own way
+
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 NEEDS_PACKAGE = "has to begin with the line `# @package _global_`: without it, its keys stand apart from the config"
 
@@ -65,7 +68,10 @@ def exit_with_code(main: Callable[[], object]) -> None:
 
 def tell(error: BaseException) -> int:
     """Print an expected error for the user and return the exit code."""
-    code = {KeyboardInterrupt: INTERRUPTED, Failed: FAILED, Stopped: STOPPED}.get(type(error), REFUSED)
+    otherwise = FAILED if limit_reached(error) else REFUSED
+    code = {KeyboardInterrupt: INTERRUPTED, Refused: REFUSED, Failed: FAILED, Stopped: STOPPED}.get(
+        type(error), otherwise
+    )
     if code in (INTERRUPTED, STOPPED):
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python ends slowly: another Ctrl-C must not show a traceback
     text = one_line(error) if code in (INTERRUPTED, STOPPED) else f"error: {one_line(error)}"
@@ -79,7 +85,7 @@ def is_expected(error: BaseException) -> bool:
     """Whether the message says it all: our own errors, Ctrl-C, and whatever Hydra's reading of a command raises."""
     if WANTS_TRACEBACK:
         return False
-    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt)):
+    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt)) or limit_reached(error):
         return True
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -106,6 +112,8 @@ def one_line(error: BaseException) -> str:
         if isinstance(cause, MissingConfigException) and cause.options is not None:
             group, _, choice = (cause.missing_cfg_file or "").rpartition("/")
             return f"{group}={choice}: there is no such option, but there are {', '.join(sorted(cause.options))}"
+    if limit := limit_reached(error):
+        return limit
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not of the form key=value"
     key_error = error.__cause__
@@ -122,6 +130,24 @@ def one_line(error: BaseException) -> str:
     leftover = re.compile(r" *(full_key:|object_type=|$)")
     lines = [line.strip() for line in text.splitlines() if not leftover.match(line)]
     return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def limit_reached(error: BaseException) -> str | None:
+    """What of the machine has come to its end, in a line; ``None`` for any other error."""
+    for cause in causes(error):
+        if is_out_of_memory(cause):
+            return f"out of memory: {(str(cause) or 'it is all in use').splitlines()[0]}"
+        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+            return f"too many files are open: raise the limit, which ulimit -n shows ({cause.strerror})"
+        if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE and cause.filename is not None:
+            return f"{shown(cause.filename)}: {cause.strerror}"
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host's memory or a GPU's is used up; torch has no class of its own for the first."""
+    is_torchs = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_torchs)
 
 
 def not_a_key(key: str, parent: Any) -> str:

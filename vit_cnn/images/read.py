@@ -25,7 +25,7 @@ from rich.progress import track
 
 from vit_cnn.arrays import read_arrays
 from vit_cnn.console import console
-from vit_cnn.errors import Refused
+from vit_cnn.errors import Refused, limit_reached
 from vit_cnn.images.decode import Array, decode, why_unreadable
 from vit_cnn.images.tree import class_names, folder_of, image_files, splits_of
 
@@ -219,6 +219,8 @@ def decode_files(paths: list[Path], **options: Any) -> tuple[Array, list[bytes],
             content = path.read_bytes()
             images[position] = decode(content, **options)
         except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
+            if limit_reached(error) and not isinstance(error, PermissionError):
+                raise  # it is not the file's fault, and skip_bad must not leave it out
             bad[path] = why_unreadable(path, content, error)
         hashes.append(hashlib.sha256(content).digest())
     return images, hashes, bad

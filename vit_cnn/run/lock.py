@@ -44,8 +44,8 @@ def only_writer(run_dir: Path) -> Iterator[None]:
         yield
     finally:
         HELD.remove(folder)
-        path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # not empty, unless the run never began
+        with contextlib.suppress(OSError):  # the folder may be gone, or not empty unless the run never began
+            path.unlink()
             path.parent.rmdir()
         file.close()
 
@@ -58,9 +58,9 @@ def locked(path: Path) -> IO[str]:
             file = open(path, "a+")
             lock(file, path)
             if file.seek(0) == 0 and is_the_one_at(path, file):  # else its last owner has just removed it
-                file.truncate()
-                file.write(f"process {os.getpid()} on {socket.gethostname()}")
-                file.flush()
+                with contextlib.suppress(OSError):  # a full disk, which is told where something has to be written
+                    os.ftruncate(file.fileno(), 0)
+                    os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())
                 return file
         except OSError as error:
             raise Refused(f"{path.parent.parent} cannot be written: {error.strerror}") from error

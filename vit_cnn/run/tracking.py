@@ -55,7 +55,10 @@ class Tracker:
         values = {"step": step, "epoch": round(epoch, 4), "seconds": round(self.seconds, 3), **metrics}
         # JSON has no infinity; a gradient norm that overflowed in fp16 becomes null.
         line = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self.file.write(json.dumps(line, allow_nan=False) + "\n")
+        try:
+            self.file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise Failed(f"{self.file.name} cannot be written: {error.strerror}; what was written is kept") from error
         self.wandb.log(line, step)
 
     def mark(self, status: str, message: str = "") -> None:
@@ -76,7 +79,8 @@ class Tracker:
         if kind is Stopped or is_hasty:
             status, exit_code = "stopped", STOPPED
         self.display.close()
-        self.file.close()
+        with contextlib.suppress(OSError):  # the line that did not fit
+            self.file.close()
         with contextlib.suppress(Failed):  # a full disk, which is then what ended the run
             self.mark(status, first_line(error) if error else "")
         self.wandb.finish(exit_code, is_hasty=is_hasty)

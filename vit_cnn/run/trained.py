@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vit_cnn import config
 from vit_cnn.config.network import build_network
 from vit_cnn.data.batches import normalise
-from vit_cnn.errors import Refused
+from vit_cnn.errors import Refused, limit_reached
 from vit_cnn.images.decode import decode, why_unreadable
 from vit_cnn.run import checkpoint
 from vit_cnn.run.config import FILE, read_config
@@ -71,6 +71,8 @@ class TrainedRun:
                 content = image if isinstance(image, bytes) else Path(image).read_bytes()
                 decoded.append(decode(content, **options))
             except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
+                if limit_reached(error) and not isinstance(error, PermissionError):
+                    raise
                 name = "the image" if isinstance(image, bytes) else image
                 raise Refused(why_unreadable(name, content, error)) from error
         pixels = torch.from_numpy(np.stack(decoded)).to(self.mean.device)

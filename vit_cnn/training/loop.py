@@ -40,6 +40,7 @@ from vit_cnn.run.tracking import Tracker
 from vit_cnn.training.continuation import note_continuation
 from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.finish import final_pass, write_result
+from vit_cnn.training.limits import memory_in_words
 from vit_cnn.training.optim import learning_rate, set_learning_rate
 from vit_cnn.training.plan import Plan, plan_run
 from vit_cnn.training.precision import autocast_for, use_whole_fp32
@@ -54,6 +55,7 @@ SAVE_EVERY = 5.0  # seconds: where an epoch is shorter than that, not each of th
 
 
 @alone
+@memory_in_words
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """Train as ``cfg`` says, or go on from ``run_dir/last.pt`` where there is one.
 
@@ -66,7 +68,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
     Raises:
         Refused: the data or the checkpoint cannot be used, or another process trains here; nothing was started.
-        Failed: the loss became infinite or nan, or the disk is full.
+        Failed: the loss became infinite or nan, or memory or disk are full.
         Stopped: Ctrl-C or SIGTERM; ``last.pt`` holds the state to go on from.
     """
     share_console_with_logging()
