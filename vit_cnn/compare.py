@@ -5,8 +5,8 @@ from pathlib import Path
 
 from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.run.display import print_results
-from vit_cnn.run.files import read_json
 from vit_cnn.run.looks import count_looks
+from vit_cnn.run.result import read_result
 
 
 def main() -> None:
@@ -17,9 +17,9 @@ def main() -> None:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder with a result.json")
     runs = parser.parse_args().runs
-    if unfinished := [run for run in runs if not (run / "result.json").is_file()]:
+    if unfinished := [run for run in runs if not (run / "result.json").exists()]:
         raise Refused(f"{unfinished[0]} has no result.json: not a run folder, or a run that has not finished")
-    print_results([read_json(run / "result.json") | {"test_looks": count_looks(run)} for run in runs])
+    print_results([read_result(run) | {"test_looks": count_looks(run)} for run in runs])
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ Hydra is imported where it is needed: commands import this first, and Ctrl-C has
 """
 
 import difflib
+import errno
 import os
 import re
 import shlex
@@ -31,6 +32,7 @@ LAUNCHERS = {  # and the package each needs
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
 }
+NOT_WRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 
 NEEDS_PACKAGE = "has to begin with the line `# @package _global_`: without it, its keys stand apart from the config"
 
@@ -51,9 +53,10 @@ class Stopped(Exception):
         self.command = command
 
 
-def resume_command(run_dir: Path) -> str:
-    """What goes on with a run."""
-    return f"python -m vit_cnn.train {shlex.quote(f'resume={run_dir}')}"
+def resume_command(run_dir: Path, trust: str | None = None) -> str:
+    """What goes on with a run; ``trust`` names the packages of others that it takes."""
+    words = [f"resume={run_dir}", *([f"trust={trust}"] if trust else [])]
+    return f"python -m vit_cnn.train {shlex.join(words)}"
 
 
 def exit_with_code(main: Callable[[], object]) -> None:
@@ -72,7 +75,10 @@ def exit_with_code(main: Callable[[], object]) -> None:
 
 def tell(error: BaseException) -> int:
     """Print an expected error for the user and return the exit code."""
-    code = {KeyboardInterrupt: INTERRUPTED, Failed: FAILED, Stopped: STOPPED}.get(type(error), REFUSED)
+    otherwise = FAILED if limit_reached(error) else REFUSED
+    code = {KeyboardInterrupt: INTERRUPTED, Refused: REFUSED, Failed: FAILED, Stopped: STOPPED}.get(
+        type(error), otherwise
+    )
     if code in (INTERRUPTED, STOPPED):
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python ends slowly: another Ctrl-C must not show a traceback
     text = one_line(error) if code in (INTERRUPTED, STOPPED) else f"error: {one_line(error)}"
@@ -86,7 +92,7 @@ def is_expected(error: BaseException) -> bool:
     """Whether the message says it all: our own errors, Ctrl-C, and whatever Hydra's reading of a command raises."""
     if WANTS_TRACEBACK:
         return False
-    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt)):
+    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt)) or limit_reached(error):
         return True
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -117,6 +123,8 @@ def one_line(error: BaseException) -> str:
             if cause.options is None:
                 continue
             return f"{group}={choice}: there is no such option, but there are {', '.join(sorted(cause.options))}"
+    if limit := limit_reached(error):
+        return limit
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not of the form key=value"
     key_error = error.__cause__
@@ -133,6 +141,24 @@ def one_line(error: BaseException) -> str:
     leftover = re.compile(r" *(full_key:|object_type=|$)")
     lines = [line.strip() for line in text.splitlines() if not leftover.match(line)]
     return " ".join(lines[:2]) if lines else type(error).__name__
+
+
+def limit_reached(error: BaseException) -> str | None:
+    """What of the machine has come to its end, in a line; ``None`` for any other error."""
+    for cause in causes(error):
+        if is_out_of_memory(cause):
+            return f"out of memory: {(str(cause) or 'it is all in use').splitlines()[0]}"
+        if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
+            return f"too many files are open: raise the limit, which ulimit -n shows ({cause.strerror})"
+        if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE and cause.filename is not None:
+            return f"{shown(cause.filename)}: {cause.strerror}"
+    return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the host's memory or a GPU's is used up; torch has no class of its own for the first."""
+    is_torchs = type(error).__name__ == "OutOfMemoryError" or "DefaultCPUAllocator" in str(error)
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and is_torchs)
 
 
 def not_a_key(key: str, parent: Any) -> str:

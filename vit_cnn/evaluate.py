@@ -21,8 +21,8 @@ from vit_cnn.data import Dataset, Split
 from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.machine import precision_of
 from vit_cnn.run import checkpoint
-from vit_cnn.run.files import read_json
 from vit_cnn.run.looks import note_look
+from vit_cnn.run.result import read_result
 from vit_cnn.run.trained import load_config
 from vit_cnn.training.precision import autocast_for
 from vit_cnn.training.scoring import logits_of, score
@@ -32,14 +32,16 @@ from vit_cnn.training.scoring import logits_of, score
 class Command:
     run: str = MISSING  # run folder
     split: str = "test"  # train, val or test
+    trust: str = ""  # package whose code the run may name
     device: str = "auto"  # auto: where the run was trained if that device is here, else cpu
     flip: bool = False  # measure the mean of the logits for each image and its mirror image as well
 
 
-HELP = """usage: vit-cnn evaluate RUN [split=test] [device=auto] [flip=false]
+HELP = """usage: vit-cnn evaluate RUN [split=test] [device=auto] [flip=false] [trust=…]
 
   RUN     run folder
   split   train, val or test (default); a look at the test images is counted in the run folder
+  trust   package of yours whose code the run may name
   device  cpu, cuda or mps; auto (default): where the run was trained if that device is here, else cpu
   flip    true: beside it, what the mean of the logits for each image and its mirror image says (test-time augmentation)
 
@@ -55,8 +57,8 @@ def main() -> None:
     if command.split not in ("train", "val", "test"):
         raise Refused(f"split={command.split} must be one of train, val, test")
     run_dir = Path(command.run)
-    cfg = load_config(run_dir, device=command.device)
-    weights = checkpoint.load(run_dir / "best.pt")
+    cfg = load_config(run_dir, device=command.device, trust=command.trust)
+    weights = checkpoint.load_best(run_dir)
     device = torch.device(cfg.trainer.device)
     data: Dataset = instantiate(cfg.data).to(device)
     if weights["fingerprint"] != data.fingerprint:
@@ -76,8 +78,7 @@ def main() -> None:
         mirrored = logits_of(model, dataclasses.replace(split, images=split.images.flip(-1)), data, autocast)
         columns["with flip"] = score((logits + mirrored) / 2, split.labels)
 
-    result_file = run_dir / "result.json"
-    recorded = read_json(result_file) if result_file.exists() else {}
+    recorded = read_result(run_dir) if (run_dir / "result.json").exists() else {}
     columns["result.json"] = {key: recorded[f"{command.split}/{key}"] for key in columns["now"] if recorded}
     table = Table(
         title=f"{network_name(cfg.model)} on {data.name}, {len(split):,} {command.split} images", box=box.SIMPLE_HEAD

@@ -49,11 +49,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
     parser.add_argument("--attention", metavar="OUT.png", type=Path, help="draw where a ViT looks (first 16 images)")
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="whose code the run may name")
     arguments = parser.parse_args()
     if arguments.top < 1:
         raise Refused(f"--top {arguments.top} must be at least 1")
 
-    run = load_run(arguments.run, device=arguments.device)
+    run = load_run(arguments.run, device=arguments.device, trust=":".join(arguments.trust))
     if arguments.attention and not isinstance(run.model, ViT):
         raise Refused(f"--attention: a {type(run.model).__name__} has no attention maps; give the run of a ViT")
     answers: list[dict[str, Any]] = []

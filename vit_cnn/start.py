@@ -11,8 +11,8 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn import config, sweep
-from vit_cnn.config.earlier import complete
 from vit_cnn.errors import Refused, Stopped, is_expected, resume_command, tell
+from vit_cnn.run.config import read_config
 
 
 def start() -> None:
@@ -59,7 +59,7 @@ def run(composed: DictConfig) -> None:
     except KeyboardInterrupt:
         if is_sweep or not (run_dir / ".hydra" / "config.yaml").exists():
             raise
-        sys.exit(tell(Stopped("Stopped before the first step.", resume_command(run_dir))))
+        sys.exit(tell(Stopped("Stopped before the first step.", resume_command(run_dir, composed.trust))))
     finally:
         remove_if_empty(run_dir)
 
@@ -78,16 +78,15 @@ def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:
 
 def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
     """The config that the run was started with, and from this command line only the trainer and the epochs."""
-    saved = OmegaConf.load(run_dir / ".hydra" / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    complete(saved)
+    saved = read_config(run_dir, trust=composed.trust or "")
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
         if key.split(".")[0] == "trainer" or key in ("recipe.epochs", "test"):
             OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
-        elif key != "resume":
+        elif key not in ("resume", "trust"):
             raise Refused(
-                f"{override} cannot change in a resumed run: beside resume, only trainer, recipe.epochs and test may be given"
+                f"{override} cannot change in a resumed run: beside resume, only trainer, recipe.epochs and test may be "
+                "given"
             )
     return saved
 

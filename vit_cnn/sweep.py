@@ -20,17 +20,19 @@ from rich.text import Text
 
 from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
 from vit_cnn.config.schema import flat
+from vit_cnn.config.trust import EVERYTHING
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.errors import FAILED, Refused, Stopped, is_expected, one_line, tell
 from vit_cnn.report.jobs import NOTES, count_finished, count_jobs, read_jobs, summarise
+from vit_cnn.run.config import read_config
 from vit_cnn.run.files import write_json
-from vit_cnn.run.lock import locked
+from vit_cnn.run.lock import locked, only_writer
 
 log = logging.getLogger(__name__)
 
 # Beginnings of keys. Device, memory format and compiling change nothing but the speed, up to rounding.
 CHANGES_NOTHING = (
-    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "test", "wandb",
+    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "test", "trust", "wandb",
     "trainer.device", "trainer.compile", "trainer.cuda_graph",
     "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",
 )  # fmt: skip
@@ -54,7 +56,7 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
     share_console_with_logging()
     sweep_dir, number = Path(hydra.sweep.dir), hydra.job.num + 1
     swept = without(hydra.job.config.override_dirname.exclude_keys, hydra.overrides.task)
-    is_ours = False
+    is_ours = False  # nothing is written over what another command made, or makes now
 
     def note(outcome: str, message: str = "") -> None:
         about = {"folder": str(run_dir), "swept": swept, "outcome": outcome, "message": message, "is_ours": is_ours}
@@ -63,8 +65,8 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
     name = f"Job {number} of {count_jobs(sweep_dir)}: {' '.join(swept)}"
     try:
         # One that a killed command left behind, on this machine or in a cluster's queue, may be at it still.
-        with locked(sweep_dir / NOTES / f"{run_dir.name}.lock", folder=run_dir):
-            is_ours = not (run_dir / ".hydra" / "config.yaml").exists()  # nothing is written over another command's
+        with locked(sweep_dir / NOTES / f"{run_dir.name}.lock", folder=run_dir), only_writer(run_dir):
+            is_ours = not (run_dir / ".hydra" / "config.yaml").exists()
             note("broken off")  # holds if nothing comes after it
             cfg = start()
             if not is_ours:
@@ -83,9 +85,11 @@ def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:
         raise KeyboardInterrupt from error  # Hydra would take another exception for the end of this job alone
     except Exception as error:  # whatever it is, the other jobs have nothing to do with it
         message = one_line(error)
-        log.error("%s failed: %s", name, message)
         note("failed", message)
-        if is_ours:
+        if not is_ours:  # a log line would be written into the train.log there
+            console.print(Text(f"{name} failed: {message}", "red"))
+        else:
+            log.error("%s failed: %s", name, message)
             (run_dir / "traceback.txt").write_text(traceback.format_exc())
             write_json(run_dir / "status.json", {"status": "failed", "message": message})
 
@@ -104,7 +108,7 @@ def check_same_settings(cfg: DictConfig, run_dir: Path) -> None:
     Raises:
         Refused: they differ in something that can change the result.
     """
-    theirs, ours = what_matters(OmegaConf.load(run_dir / ".hydra" / "config.yaml")), what_matters(cfg)
+    theirs, ours = what_matters(read_config(run_dir, trust=EVERYTHING)), what_matters(cfg)
     for key in sorted(theirs | ours):
         if theirs.get(key) != ours.get(key):
             raise Refused(

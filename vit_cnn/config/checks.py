@@ -113,7 +113,7 @@ def check(composed: DictConfig) -> DictConfig:
 def check_ranges(cfg: DictConfig) -> None:
     for key, (allows, allowed) in RANGES.items():
         value = OmegaConf.select(cfg, key)
-        if value is not None and not allows(value):
+        if value is not None and not fits(value, allows):
             raise Refused(f"{key}={value} must be {allowed}")
     warmup, epochs = cfg.recipe.schedule.warmup_epochs, cfg.recipe.epochs
     if warmup > epochs:
@@ -123,6 +123,13 @@ def check_ranges(cfg: DictConfig) -> None:
     padding, size = cfg.recipe.augment.crop_padding, cfg.data.image_size
     if padding >= size:
         raise Refused(f"recipe.augment.crop_padding={padding} must be below data.image_size={size}")
+
+
+def fits(value: Any, allows: Any) -> bool:
+    try:
+        return bool(allows(value))
+    except TypeError:  # text, where a number belongs
+        return False
 
 
 def check_device(cfg: DictConfig) -> None:

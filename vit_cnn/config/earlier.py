@@ -18,7 +18,8 @@ def complete(saved: DictConfig) -> DictConfig:
     later |= {f"recipe.{key}": value for key, value in RECIPE.items()}
     for key, value in later.items():
         group, name = key.rsplit(".", maxsplit=1)
-        if name not in OmegaConf.select(saved, group):
+        holder = OmegaConf.select(saved, group)
+        if isinstance(holder, DictConfig) and name not in holder:
             OmegaConf.update(saved, key, value)
     saved.setdefault("test", True)
     return saved

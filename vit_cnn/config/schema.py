@@ -107,6 +107,7 @@ class Config:
     test: bool
     resume: Optional[str]
     layers: bool
+    trust: Optional[str] = None  # of the command alone; runs of earlier versions have none
     experiment: Optional[str] = None  # the choice of the group, which Hydra leaves in the config when it is null
 
 

@@ -23,8 +23,9 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
+from vit_cnn.arrays import read_arrays
 from vit_cnn.console import console
-from vit_cnn.errors import Refused
+from vit_cnn.errors import Refused, limit_reached
 from vit_cnn.images.decode import Array, decode, why_unreadable
 from vit_cnn.images.tree import class_names, folder_of, image_files, splits_of
 
@@ -84,8 +85,8 @@ def read_folder(root: Path, *, image_size: int, num_channels: int, fit: str, ski
     cached = cache / f"{of_this_folder}-{state.hexdigest()[:16]}.npz"
     if cached.exists():
         try:
-            with np.load(cached) as stored:
-                found = unpack(dict(stored))
+            found = unpack(read_arrays(cached))
+            check_cached(found, files, (num_channels, image_size, image_size))
         except Exception as error:  # whatever a zip or array reader stumbles over
             log.warning("The cache %s is damaged (%s); decoding the images again.", cached, error)
         else:
@@ -125,12 +126,22 @@ def unpack(arrays: dict[str, Array]) -> Images:
     return Images(of("images/"), of("labels/"), str(arrays["fingerprint"]), arrays["skipped"].tolist())
 
 
+def check_cached(found: Images, files: dict[str, list[Any]], shape: tuple[int, ...]) -> None:
+    """A cache of another making must not reach a training as images of other sizes or numbers."""
+    whole = sum(map(len, files.values())) == sum(map(len, found.labels.values())) + len(found.skipped)
+    if not whole or not files.keys() == found.images.keys() == found.labels.keys():
+        raise ValueError("it is of other files")
+    for split, images in found.images.items():
+        if images.dtype != np.uint8 or images.shape != (len(found.labels[split]), *shape):
+            raise ValueError(f"its images of {split} are {images.dtype} {list(images.shape)}")
+
+
 def write_cache(path: Path, arrays: dict[str, Array]) -> None:
     """Write beside, then rename; a cache that cannot be written costs the next start some time and nothing else."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for left in path.parent.glob(".*.tmp"):
+        for left in path.parent.glob(".*.npz.*.tmp"):
             if time.time() - left.stat().st_mtime > STALE_SECONDS:
                 left.unlink()
         with open(temporary, "wb") as file:
@@ -208,6 +219,8 @@ def decode_files(paths: list[Path], **options: Any) -> tuple[Array, list[bytes],
             content = path.read_bytes()
             images[position] = decode(content, **options)
         except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
+            if limit_reached(error) and not isinstance(error, PermissionError):
+                raise  # it is not the file's fault, and skip_bad must not leave it out
             bad[path] = why_unreadable(path, content, error)
         hashes.append(hashlib.sha256(content).digest())
     return images, hashes, bad

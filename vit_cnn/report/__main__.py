@@ -19,9 +19,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the report (default: report)")
     parser.add_argument("--no-inside", action="store_true", help="leave out the look inside the networks")
     parser.add_argument("--replace", action="store_true", help="also a report of other runs that is in the folder")
+    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="whose code a run may name")
     arguments = parser.parse_args()
-    runs = find_runs(arguments.runs)
-    page = build(runs, arguments.out, look_inside=not arguments.no_inside, replace=arguments.replace)
+    trust = ":".join(arguments.trust)
+    runs = find_runs(arguments.runs, trust=trust)
+    inside = not arguments.no_inside
+    page = build(runs, arguments.out, look_inside=inside, replace=arguments.replace, trust=trust)
     console.print(f"Report: {page}")
 
 

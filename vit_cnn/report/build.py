@@ -12,6 +12,7 @@ from hydra.utils import instantiate
 from matplotlib import rc_context
 from omegaconf import OmegaConf
 
+from vit_cnn.arrays import Array
 from vit_cnn.config.network import build_network
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
@@ -33,12 +34,13 @@ log = logging.getLogger(__name__)
 
 
 @rc_context({"text.parse_math": False})  # a class may be called $
-def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: bool = False) -> Path:
+def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: bool = False, trust: str = "") -> Path:
     """Write ``report.html`` with its figures and tables into ``folder``.
 
     Args:
         look_inside: into the networks too, which takes their weights and the images.
         replace: also a report of other runs.
+        trust: as in ``find_runs``.
 
     Raises:
         Refused: the runs cannot be compared, or ``folder`` holds a report of other runs; nothing is written.
@@ -49,6 +51,7 @@ def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: b
     finished = [run for run in runs if run.result]
     best = best_groups(finished)
     predictions = {label: [run.predictions() for run in group] for label, group in by_label(finished).items()}
+    check_same_labels(finished, [arrays for group in predictions.values() for arrays in group])
     if not replace:
         check_same_report(everything, folder)
     runs = sorted(runs, key=lambda run: run.label not in best)  # so that these get the colour of their network
@@ -78,10 +81,22 @@ def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: b
         add_calibration(page, of_best, colours)
     add_data(page, runs, data)
     if data and best:
-        add_inside(page, best, data, colours)
+        add_inside(page, best, data, colours, trust=trust)
     elif look_inside and not data:
         page.section("Inside the networks", "Left out: the images are not here (the log says why).")
     return page.write()
+
+
+def check_same_labels(runs: list[Run], predictions: list[dict[str, Array]]) -> None:
+    """The fingerprint says that the images are the same; the predictions have to be of these.
+
+    Raises:
+        Refused: the labels differ.
+    """
+    for arrays in predictions[1:]:
+        if any(not np.array_equal(arrays[key], predictions[0][key]) for key in ("val_labels", "test_labels")):
+            names = ", ".join(shown(run.folder) for run in runs)
+            raise Refused(f"cannot compare {names}: the labels in their predictions.npz differ")
 
 
 def check_same_report(runs: list[Run], folder: Path) -> None:

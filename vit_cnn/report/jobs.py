@@ -8,10 +8,12 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from vit_cnn.config.trust import EVERYTHING
 from vit_cnn.console import console
 from vit_cnn.errors import Failed, Refused
 from vit_cnn.report.groups import spread
 from vit_cnn.run.files import read_json
+from vit_cnn.run.result import read_result
 
 NOTES = ".jobs"  # folder of the notes, in that of the sweep; each names a run folder, and what is not to be seen there
 
@@ -42,7 +44,7 @@ def read_jobs(sweep_dir: Path) -> list[Job]:
     for path in sorted((sweep_dir / NOTES).glob("[0-9]*.json")):
         note = read_json(path)
         is_done = note["outcome"] in ("finished", "skipped")
-        result = read_json(Path(note["folder"]) / "result.json") if is_done else None
+        result = read_result(Path(note["folder"])) if is_done else None
         jobs.append(Job(**note | {"folder": Path(note["folder"])}, result=result))
     return jobs
 
@@ -105,6 +107,7 @@ def write_report(folders: list[Path], sweep_dir: Path) -> None:
         from vit_cnn.run.reading import find_runs
 
         if folders:
-            console.print(f"Report: {build(find_runs(folders), sweep_dir / 'report', replace=True)}")
+            runs = find_runs(folders, trust=EVERYTHING)  # of configs that are this command's own
+            console.print(f"Report: {build(runs, sweep_dir / 'report', replace=True, trust=EVERYTHING)}")
     except (Refused, ImportError) as error:  # a sweep over data sets; a machine without plotting libraries
         console.print(Text(f"No report: {error}"))

@@ -54,11 +54,11 @@ def add_data(page: Page, runs: list[Run], data: Dataset | None) -> None:
         page.table(f"sizes_{model.lower()}", ["name", "type", "parameters", "in sizes", "out sizes"], rows_)
 
 
-def add_inside(page: Page, best: dict[str, list[Run]], data: Dataset, colours: dict[str, str]) -> None:
+def add_inside(page: Page, best: dict[str, list[Run]], data: Dataset, colours: dict[str, str], *, trust: str) -> None:
     page.section("Inside the networks", "One seed of the best setting of each; validation images.")
     for label, group in best.items():
         try:
-            run: TrainedRun = load_run(group[0].folder)
+            run: TrainedRun = load_run(group[0].folder, trust=trust)
         except Refused as error:
             page.text(f"{label} is left out: {error}")
             continue

@@ -16,7 +16,7 @@ from vit_cnn.report.page import Page
 from vit_cnn.run.reading import Run
 
 GROUPS = ("model", "data", "recipe", "trainer")
-CHANGES_NOTHING = ("name", "resume", "experiment", "layers", "wandb", "data.cache")  # beginnings of keys
+CHANGES_NOTHING = ("name", "resume", "trust", "experiment", "layers", "wandb", "data.cache")  # beginnings of keys
 SHORT = 12  # digits of a commit
 PLAIN_WORD = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*")  # needs no quotes in Hydra's grammar
 RESERVED = ("null", "true", "false", "nan", "inf")

@@ -38,14 +38,49 @@ def load_last(run_dir: Path) -> dict[str, Any] | None:
     if not last.exists():
         return None
     try:
-        return load(last)
+        return whole(load(last), last)
     except Refused as damage:
         if not previous.exists():
             raise
-        saved = load(previous)
+        saved = whole(load(previous), previous)
         log.warning("%s. Going on from the checkpoint before it, step %d.", damage, saved["progress"]["step"])
         os.replace(previous, last)
         return saved
+
+
+def whole(saved: dict[str, Any], path: Path) -> dict[str, Any]:
+    """``saved``, if it can be what a run goes on from.
+
+    Raises:
+        Refused: it is another file.
+    """
+    progress = saved.get("progress")
+    if not isinstance(progress, dict) or not holds_tensors(saved.get("model")):
+        raise Refused(f"{path} is not a checkpoint of a run: it needs model and progress")
+    return saved
+
+
+def load_best(run_dir: Path) -> dict[str, Any]:
+    """What ``best.pt`` holds: weights, and what it takes to use them.
+
+    Raises:
+        Refused: there is none, it is damaged, or it is another file.
+    """
+    path = run_dir / "best.pt"
+    saved = load(path)
+    classes = saved.get("classes")
+    if not (
+        holds_tensors(saved.get("model"))
+        and holds_tensors({name: saved.get(name) for name in ("mean", "std")})
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in classes)
+    ):
+        raise Refused(f"{path} is not the best.pt of a run: it needs model, mean, std and classes")
+    return saved
+
+
+def holds_tensors(values: Any) -> bool:
+    return isinstance(values, dict) and all(isinstance(value, torch.Tensor) for value in values.values())
 
 
 def save(path: Path, state: dict[str, Any]) -> None:
@@ -62,7 +97,10 @@ def load(path: Path) -> dict[str, Any]:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():
                 raise ValueError(f"the checksum of {damaged} in it is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(saved, dict):
+            raise ValueError(f"it holds a {type(saved).__name__}, not a dictionary")
+        return saved
     except FileNotFoundError:
         raise Refused(f"{path} does not exist") from None
     except Exception as error:  # torch raises whatever its zip and pickle readers stumble over

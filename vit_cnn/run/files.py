@@ -1,7 +1,11 @@
 """Files that survive a kill at any moment: written beside, synced, renamed."""
 
+import contextlib
+import errno
+import io
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +17,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a temporary file, then rename it to ``path``: there is always a whole old or new file.
 
     Raises:
-        Failed: the disk is full or the folder cannot be written.
+        Failed: the disk is full, and by how much, or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -23,9 +27,41 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-        raise Failed(f"{path} cannot be written: {error}; what stood there before is whole") from error
+        remove(temporary)
+        raise Failed(
+            f"{path} cannot be written: {why(error, path, write)}; what stood there before is whole"
+        ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        remove(temporary)
+
+
+def remove(path: Path) -> None:
+    with contextlib.suppress(OSError):  # not there, or in a folder that is read-only
+        path.unlink()
+
+
+def why(error: OSError | RuntimeError, path: Path, write: Callable[[BinaryIO], object]) -> str:
+    """Why a file cannot be written; of a full disk, what it takes and what is there, measured by writing to nowhere."""
+    if isinstance(error, OSError) and error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return error.strerror or str(error)
+    write(sink := Nowhere())  # type: ignore[arg-type]
+    free = shutil.disk_usage(path.parent).free
+    is_full = isinstance(error, OSError) or free < sink.size
+    reason = os.strerror(errno.ENOSPC) if is_full else str(error).splitlines()[0]
+    return f"{reason} ({sink.size:,} bytes are needed, {free:,} are free)"
+
+
+class Nowhere(io.RawIOBase):
+    """Counts what is written to it, and forgets it."""
+
+    size = 0
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self.size += memoryview(data).nbytes
+        return memoryview(data).nbytes
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
@@ -39,7 +75,9 @@ def read_json(path: Path) -> dict[str, Any]:
         Refused: it cannot be read or is damaged.
     """
     try:
-        value: dict[str, Any] = json.loads(path.read_text())
-        return value
-    except (OSError, ValueError) as error:
+        value = json.loads(path.read_text())
+    except (OSError, ValueError, RecursionError) as error:
         raise Refused(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise Refused(f"{path} cannot be read: it holds a {type(value).__name__}, not a dictionary")
+    return value

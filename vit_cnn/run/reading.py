@@ -2,21 +2,23 @@
 
 import dataclasses
 import json
+import logging
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
-from vit_cnn.config.earlier import complete
+from vit_cnn.arrays import Array, read_arrays
 from vit_cnn.config.target import network_name
-from vit_cnn.errors import Refused
+from vit_cnn.errors import Refused, one_line, shown
+from vit_cnn.run.config import read_config
 from vit_cnn.run.files import read_json
+from vit_cnn.run.result import is_number, read_result
+
+log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-
-Array = np.ndarray[Any, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,21 +65,28 @@ class Run:
         """Logits, labels and indices of validation and test.
 
         Raises:
-            Refused: ``predictions.npz`` is missing or damaged.
+            Refused: ``predictions.npz`` is missing or damaged, or of other classes than the run.
         """
         path = self.folder / "predictions.npz"
         try:
-            with np.load(path) as stored:
-                return dict(stored)
+            arrays = read_arrays(path)
+            for split in ("val", "test"):
+                check_predictions(*(arrays[f"{split}_{name}"] for name in ("logits", "labels", "indices")))
+            if arrays["test_logits"].shape[1] != self.config["data"]["num_classes"]:
+                raise ValueError(f"it has {arrays['test_logits'].shape[1]} classes")
         except Exception as error:  # whatever a zip or array reader stumbles over
-            raise Refused(f"{path} cannot be read: {error}") from error
+            raise Refused(f"{path} cannot be read: {one_line(error)}") from error
+        return arrays
 
 
-def find_runs(paths: list[Path]) -> list[Run]:
-    """The runs in folders, or in folders of folders.
+def find_runs(paths: list[Path], *, trust: str = "") -> list[Run]:
+    """The runs in folders, or in folders of folders; one that cannot be trusted is left out, and that is said.
+
+    Args:
+        trust: packages of networks that are not ours, as in ``config.trust``.
 
     Raises:
-        Refused: a path holds none, or a run cannot be read.
+        Refused: a path holds none, none is left, or a run cannot be read.
     """
     found: list[Path] = []
     for path in paths:
@@ -87,30 +96,45 @@ def find_runs(paths: list[Path]) -> list[Run]:
         found += [folder for folder in inside if folder not in found]
     if not found:
         raise Refused("no runs: name at least one run folder")
-    return [read_run(folder) for folder in found]
+    configs: dict[Path, DictConfig] = {}
+    for folder in found:
+        try:
+            configs[folder] = read_config(folder, trust=trust)
+        except Refused as error:
+            log.warning("%s is left out: %s", shown(folder), error)
+            refused = error
+    if not configs:
+        raise refused
+    return [read_run(folder, config) for folder, config in configs.items()]
 
 
-def read_run(folder: Path) -> Run:
-    saved = OmegaConf.load(folder / ".hydra" / "config.yaml")
-    assert isinstance(saved, DictConfig)
-    config = OmegaConf.to_container(complete(saved))
-    assert isinstance(config, dict)
+def read_run(folder: Path, cfg: DictConfig) -> Run:
+    config = cast(dict[str, Any], OmegaConf.to_container(cfg))
     said = read_json(folder / "status.json") if (folder / "status.json").exists() else {}
-    status = said.get("status", "broken off")
-    if status == "running" and not is_alive(said["pid"]):
+    status, message, pid = said.get("status", "broken off"), said.get("message", ""), said.get("pid", 0)
+    if not (isinstance(status, str) and isinstance(message, str) and isinstance(pid, int)):
+        raise Refused(f"{folder / 'status.json'} is not the status of a run: {said!r:.60}")
+    if status == "running" and not is_alive(pid):
         status = "broken off"
     result = None
     if (folder / "result.json").exists():
-        result, status = read_json(folder / "result.json"), "finished"
-    return Run(
-        folder, status, said.get("message", ""), {str(k): v for k, v in config.items()}, result, read_rows(folder)
-    )
+        result, status = read_result(folder), "finished"
+    return Run(folder, status, message, config, result, read_rows(folder))
+
+
+def check_predictions(logits: Array, labels: Array, indices: Array) -> None:
+    if logits.dtype.kind != "f" or logits.ndim != 2 or labels.dtype.kind != "i" or indices.dtype.kind != "i":
+        raise ValueError("it does not hold logits [n, classes], labels [n] and indices [n]")
+    if not len(logits) == len(labels) == len(indices) or labels.ndim != 1 or indices.ndim != 1:
+        raise ValueError(f"it holds {len(logits)} logits, {len(labels)} labels and {len(indices)} indices")
+    if not len(labels) or labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise ValueError(f"it has no labels, or some beyond its {logits.shape[1]} classes")
 
 
 def is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except PermissionError:
         return True
@@ -124,15 +148,31 @@ def read_rows(folder: Path) -> list[Row]:
         Refused: any other line is damaged; names it.
     """
     path = folder / "metrics.jsonl"
-    lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    try:
+        lines = path.read_text(errors="replace").splitlines() if path.exists() else []
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from error
     rows: list[Row] = []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            row["step"], row["epoch"], row["seconds"]
-        except (ValueError, KeyError, TypeError) as error:
+            row = row_of(line)
+        except (ValueError, RecursionError) as error:
             if number == len(lines):
                 break
             raise Refused(f"{path}, line {number}, is damaged: {line[:60]!r}") from error
         rows.append(row)
     return rows
+
+
+def row_of(line: str) -> Row:
+    """A line of metrics: numbers by name, or null where one was not finite.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    row = json.loads(line)
+    if not isinstance(row, dict) or not all(value is None or is_number(value) for value in row.values()):
+        raise ValueError("no numbers by name")
+    if not all(is_number(row.get(key)) for key in ("step", "epoch", "seconds")):
+        raise ValueError("no step, epoch or seconds")
+    return row

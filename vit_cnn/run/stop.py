@@ -2,11 +2,10 @@
 
 import signal
 import threading
-from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from vit_cnn.errors import Stopped, resume_command
+from vit_cnn.errors import Stopped
 from vit_cnn.run.display import RunDisplay
 
 # What Slurm sends before a job's time is over (not on Windows). Submitit then puts the job into the queue again.
@@ -19,15 +18,15 @@ class StopSignal:
     ``OUT_OF_TIME`` stops as well where somebody waits for it, who gets it at the end of a block that was stopped.
 
     Args:
-        run_dir: run folder, for the message of a second Ctrl-C.
+        command: what goes on with the run, for the message of a second Ctrl-C.
         display: shows the answer.
 
     Raises:
         Stopped: on a second Ctrl-C; the run can be resumed from its last checkpoint.
     """
 
-    def __init__(self, run_dir: Path, display: RunDisplay) -> None:
-        self.run_dir = run_dir
+    def __init__(self, command: str, display: RunDisplay) -> None:
+        self.command = command
         self.display = display
         self.requested = False
         self.number: int | None = None  # of the signal that asked
@@ -48,7 +47,7 @@ class StopSignal:
         if kind and self.number and self.number == OUT_OF_TIME:
             signal.raise_signal(self.number)
         if kind is KeyboardInterrupt:
-            raise Stopped("Stopped at once; the last checkpoint is kept.", resume_command(self.run_dir)) from error
+            raise Stopped("Stopped at once; the last checkpoint is kept.", self.command) from error
 
     def request(self, number: int, frame: FrameType | None) -> None:
         self.requested, self.number = True, number

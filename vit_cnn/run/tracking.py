@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import math
 import os
 import time
@@ -14,6 +15,8 @@ from vit_cnn.errors import FAILED, FINISHED, STOPPED, Failed, Stopped
 from vit_cnn.run.display import RunDisplay
 from vit_cnn.run.files import write_atomically, write_json
 from vit_cnn.run.wandb_run import WandbRun, first_line
+
+log = logging.getLogger(__name__)
 
 
 class Tracker:
@@ -52,7 +55,10 @@ class Tracker:
         values = {"step": step, "epoch": round(epoch, 4), "seconds": round(self.seconds, 3), **metrics}
         # JSON has no infinity; a gradient norm that overflowed in fp16 becomes null.
         line = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self.file.write(json.dumps(line, allow_nan=False) + "\n")
+        try:
+            self.file.write(json.dumps(line, allow_nan=False) + "\n")
+        except OSError as error:
+            raise Failed(f"{self.file.name} cannot be written: {error.strerror}; what was written is kept") from error
         self.wandb.log(line, step)
 
     def mark(self, status: str, message: str = "") -> None:
@@ -73,7 +79,8 @@ class Tracker:
         if kind is Stopped or is_hasty:
             status, exit_code = "stopped", STOPPED
         self.display.close()
-        self.file.close()
+        with contextlib.suppress(OSError):  # the line that did not fit
+            self.file.close()
         with contextlib.suppress(Failed):  # a full disk, which is then what ended the run
             self.mark(status, first_line(error) if error else "")
         self.wandb.finish(exit_code, is_hasty=is_hasty)
@@ -84,11 +91,12 @@ def rewind(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines(keepends=True):
+    lines = path.read_text(errors="replace").splitlines(keepends=True)
+    for number, line in enumerate(lines, start=1):
         try:
-            if json.loads(line)["step"] > step or not line.endswith("\n"):
-                break
-        except ValueError:
-            break
-        kept.append(line)
+            if json.loads(line)["step"] <= step and line.endswith("\n"):
+                kept.append(line)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            if number < len(lines):  # the last may be torn by a kill, another one is damaged
+                log.warning("%s, line %d, is damaged and left out: %.60r", path, number, line)
     write_atomically(path, lambda file: file.write("".join(kept).encode()))

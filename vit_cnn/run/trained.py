@@ -6,30 +6,27 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from vit_cnn import config
-from vit_cnn.config.earlier import complete
 from vit_cnn.config.network import build_network
 from vit_cnn.data.batches import normalise
-from vit_cnn.errors import Refused
+from vit_cnn.errors import Refused, limit_reached
 from vit_cnn.images.decode import decode, why_unreadable
 from vit_cnn.run import checkpoint
+from vit_cnn.run.config import FILE, read_config
 
 
-def load_config(run_dir: Path, *, device: str) -> DictConfig:
+def load_config(run_dir: Path, *, device: str, trust: str = "") -> DictConfig:
     """The config of a run, its trainer moved to ``device``; ``auto`` is where it was trained, or else the CPU.
 
     Raises:
-        Refused: it is not a run folder, or there is no such device.
+        Refused: it is not a run folder, it would call what is not trusted, or there is no such device.
     """
-    path = run_dir / ".hydra" / "config.yaml"
-    if not path.is_file():
-        raise Refused(f"run={run_dir} is not a run folder: it has no .hydra/config.yaml")
-    cfg = OmegaConf.load(path)
-    assert isinstance(cfg, DictConfig)
-    complete(cfg)
+    if not (run_dir / FILE).is_file():
+        raise Refused(f"run={run_dir} is not a run folder: it has no {FILE}")
+    cfg = read_config(run_dir, trust=trust)
     if device == "auto":
         trained_on = torch.device(cfg.trainer.device).type
         is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(trained_on, True)
@@ -74,21 +71,26 @@ class TrainedRun:
                 content = image if isinstance(image, bytes) else Path(image).read_bytes()
                 decoded.append(decode(content, **options))
             except Exception as error:  # Pillow's decoders raise nearly everything for a damaged file
+                if limit_reached(error) and not isinstance(error, PermissionError):
+                    raise
                 name = "the image" if isinstance(image, bytes) else image
                 raise Refused(why_unreadable(name, content, error)) from error
         pixels = torch.from_numpy(np.stack(decoded)).to(self.mean.device)
         return normalise(pixels, self.mean, self.std)
 
 
-def load_run(folder: str | Path, *, device: str = "cpu") -> TrainedRun:
+def load_run(folder: str | Path, *, device: str = "cpu", trust: str = "") -> TrainedRun:
     """Load the best weights of a run folder; the images it was trained on are not needed.
+
+    Args:
+        trust: package of the network, where that is not one of ours, as in ``config.trust``.
 
     Raises:
         Refused: it is not a run folder, or it has no weights yet.
     """
     folder = Path(folder)
-    cfg = load_config(folder, device=device)
-    saved = checkpoint.load(folder / "best.pt")
+    cfg = load_config(folder, device=device, trust=trust)
+    saved = checkpoint.load_best(folder)
     model = build_network(cfg.model)
     checkpoint.load_weights(model, saved["model"], folder / "best.pt")
     return TrainedRun(

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn.config.target import network_name
 from vit_cnn.data import Dataset
-from vit_cnn.errors import Stopped, resume_command
+from vit_cnn.errors import Stopped
 from vit_cnn.machine import device_name, git_state, peak_memory_bytes, precision_of, versions
 from vit_cnn.models.size import count, flops_per_image
 from vit_cnn.run.files import write_atomically, write_json
@@ -49,7 +49,7 @@ def final_pass(
             arrays = {"logits": logits, "labels": split.labels, "indices": split.indices}
             predictions |= {f"{name}_{key}": array.cpu().numpy() for key, array in arrays.items()}
         if stop.requested:
-            raise Stopped("Stopped before the end of the final evaluation.", resume_command(run_dir))
+            raise Stopped("Stopped before the end of the final evaluation.", stop.command)
     write_atomically(run_dir / "predictions.npz", lambda file: np.savez(file, **predictions))
     return scores
 

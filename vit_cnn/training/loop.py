@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from vit_cnn.config.schema import Recipe
 from vit_cnn.config.target import network_name
+from vit_cnn.config.trust import trust_of
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import normalise, shuffled
@@ -30,14 +31,17 @@ from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, p
 from vit_cnn.models.size import flops_per_image, size_table
 from vit_cnn.run import checkpoint
 from vit_cnn.run.display import RunDisplay, print_results
-from vit_cnn.run.files import read_json, write_atomically
+from vit_cnn.run.files import write_atomically
+from vit_cnn.run.lock import alone
 from vit_cnn.run.media import Media
+from vit_cnn.run.result import read_result
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.tracking import Tracker
 from vit_cnn.training.augment import Augmentation
 from vit_cnn.training.continuation import note_continuation
 from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.finish import final_pass, write_result
+from vit_cnn.training.limits import memory_in_words
 from vit_cnn.training.optim import learning_rate, set_learning_rate
 from vit_cnn.training.plan import Plan, plan_run
 from vit_cnn.training.precision import autocast_for, use_whole_fp32
@@ -51,6 +55,8 @@ log = logging.getLogger(__name__)
 SAVE_EVERY = 5.0  # seconds: where an epoch is shorter than that, not each of them is followed by a checkpoint
 
 
+@alone
+@memory_in_words
 def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """Train as ``cfg`` says, or go on from ``run_dir/last.pt`` where there is one.
 
@@ -62,8 +68,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         What ``result.json`` holds.
 
     Raises:
-        Refused: the data or the checkpoint cannot be used; nothing was started.
-        Failed: the loss became infinite or nan, or the disk is full.
+        Refused: the data or the checkpoint cannot be used, or another process trains here; nothing was started.
+        Failed: the loss became infinite or nan, or memory or disk are full.
         Stopped: Ctrl-C or SIGTERM; ``last.pt`` holds the state to go on from.
     """
     share_console_with_logging()
@@ -100,7 +106,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     log_every = cfg.trainer.log_every or plan.steps_per_epoch
     about = {"wandb_id": tracker.wandb.id, "config": OmegaConf.to_container(cfg)}
 
-    with StopSignal(run_dir, display) as stop, tracker:
+    with StopSignal(resume_command(run_dir, trust_of(cfg)), display) as stop, tracker:
         one_image = data.train.images[:1].float()
         speed = Speed(flops_per_image(state.model, one_image, in_training=True), peak_flops(device, precision))
         if not saved:
@@ -150,11 +156,11 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
                 progress.seconds = tracker.seconds
                 state.save(run_dir, data, **about)
             if stop.requested:
-                raise Stopped(f"Stopped at step {progress.step} of {plan.last_step}.", resume_command(run_dir))
+                raise Stopped(f"Stopped at step {progress.step} of {plan.last_step}.", stop.command)
 
         # End: the best weights on clean images, once.
         if not cfg.test:
-            raise Stopped("Stopped before the test images.", f"{resume_command(run_dir)} test=true")
+            raise Stopped("Stopped before the test images.", f"{stop.command} test=true")
         scores = final_pass(state, data, autocast, run_dir=run_dir, media=media, stop=stop)
         result = write_result(
             cfg, run_dir, state=state, data=data, plan=plan, speed=speed, scores=scores, wandb=tracker.wandb
@@ -166,7 +172,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 def tell_finished(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     why = f"It ends at max_steps={cfg.max_steps}" if cfg.max_steps else "A larger recipe.epochs trains it further"
     log.info("%s is finished; nothing to do. %s.", run_dir, why)
-    print_results([result := read_json(run_dir / "result.json")])
+    print_results([result := read_result(run_dir)])
     return result
 
 

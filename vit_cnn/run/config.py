@@ -1,0 +1,43 @@
+"""The config in a run folder, read back: values only, of the right types, naming nothing that is not trusted."""
+
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from vit_cnn.config.checks import check_ranges
+from vit_cnn.config.earlier import complete
+from vit_cnn.config.schema import Config, typed
+from vit_cnn.config.trust import check_trusted
+from vit_cnn.errors import Refused, one_line
+
+FILE = Path(".hydra", "config.yaml")
+GROUPS = ("model", "data", "recipe", "trainer")
+
+
+def read_config(run_dir: Path, *, trust: str = "") -> DictConfig:
+    """The config of a run, with what later versions have added.
+
+    Args:
+        trust: packages whose code it may name, as in ``config.trust``.
+
+    Raises:
+        Refused: it is damaged, no config of a run, or would call what is not trusted; one line, with the file.
+    """
+    path = run_dir / FILE
+    try:
+        text = path.read_text()
+        if "${" in text:
+            raise ValueError("it holds an interpolation (${…}), and a run writes values only")
+        saved = OmegaConf.create(text)
+        if not isinstance(saved, DictConfig) or not all(isinstance(saved.get(group), DictConfig) for group in GROUPS):
+            raise ValueError(f"it is not the config of a run, which has {', '.join(GROUPS)}")
+        if not all(isinstance(saved[group].get("_target_"), str) for group in ("model", "data")):
+            raise ValueError("model and data need a _target_, the dotted path of a class or function")
+        cfg = typed(Config, cast(dict[str, Any], OmegaConf.to_container(complete(saved))), prefix="")
+        check_ranges(cfg)
+    except Exception as error:  # whatever YAML and OmegaConf stumble over
+        raise Refused(f"{path} cannot be used: {one_line(error)}") from error
+    values = cast(dict[str, Any], OmegaConf.to_container(cfg))
+    check_trusted(values, trust, source=path)
+    return OmegaConf.create(values)
