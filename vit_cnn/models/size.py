@@ -88,8 +88,9 @@ def flops_per_image(model: nn.Module, image: Tensor) -> int:
     forward pass skips those that do not reach the head.
     """
     whole = copy.deepcopy(model).eval()
-    if isinstance(whole, ViT):
-        whole.only_cls_at_the_end = False
+    for module in whole.modules():
+        if isinstance(module, ViT):
+            module.only_cls_at_the_end = False
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         whole(image)
     return counter.get_total_flops()
