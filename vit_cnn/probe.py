@@ -64,6 +64,7 @@ def main() -> None:
     findings = PROBES[arguments.name](runs, look)
     findings.write(arguments.out, arguments.name)
     console.print(findings.verdict, highlight=False)
+    console.print("Intervals are of 95 %: over three seeds or more, else over the images, of these networks alone.")
     console.print(f"Table, figure and this sentence: {arguments.out / arguments.name}.csv, .png, .txt")
 
 

@@ -27,7 +27,7 @@ from vit_cnn.run.reading import Run
 from vit_cnn.run.trained import load_images
 
 log = logging.getLogger(__name__)
-HARDEST = 8  # images that are shown
+HARDEST = 8  # images that are shown, in two rows
 KINDS = {"networks": "two networks", "recipes": "two settings of one network", "seeds": "two seeds of one setting"}
 
 
@@ -111,10 +111,10 @@ def draw(
     labels = predictions[0][f"{look.split}_labels"]
     found = np.stack([arrays[f"{look.split}_logits"].argmax(axis=1) for arrays in predictions])
     images = from_unit(getattr(data, look.split).images / 255)
-    right_side.suptitle(f"Hardest images: truth, and what most of {len(runs)} runs say", fontsize=10)
-    for panel, chosen in zip(right_side.subplots(2, 4).flat, np.argsort(-wrong, kind="stable")[:HARDEST], strict=True):
-        said = data.classes[np.bincount(found[:, chosen]).argmax()]
+    right_side.suptitle(f"Hardest images, by how many of {len(runs)} runs are wrong", fontsize=10)
+    for panel, chosen in zip(right_side.subplots(2, 4).flat, np.argsort(-wrong, kind="stable")[:HARDEST], strict=False):
+        truth, said = (data.classes[label] for label in (labels[chosen], np.bincount(found[:, chosen]).argmax()))
         panel.imshow(images[chosen])
-        panel.set_title(f"{data.classes[labels[chosen]]}\nnot {said}" if wrong[chosen] else "no mistake", fontsize=8)
+        panel.set_title(f"{truth},\ntaken for {said}", fontsize=8)
         panel.axis("off")
     return figure

@@ -41,7 +41,7 @@ def probe(runs: list[Run], look: Look) -> Findings:
         for number, condition in enumerate(conditions, start=1):
             accuracy = interval(only(number), sample).cells("accuracy")
             of_clean = interval(kept([number]), sample).cells("of_clean")
-            about = {"network": label, **condition.describe(), "images": labels.shape[1]}
+            about = {"network": label, **condition.describe(), "seeds": len(sample), "images": labels.shape[1]}
             rows.append({**about, **accuracy, **of_clean})
     numbers: dict[str, list[int]] = {}
     for number, condition in enumerate(conditions, start=1):
@@ -86,7 +86,7 @@ def draw(families: Families, conditions: list[Condition]) -> Figure:
     axes = figure.add_subplot()
     draw_rows(axes, families, colours_of(list(next(iter(families.values())))))
     axes.axvline(1, color="#555", linestyle="--", linewidth=1)
-    axes.set_xlim(0, 1.2)
+    axes.set_xlim(left=0)
     axes.set_xlabel("accuracy, share of that on clean images (dashed)")
     axes.set_title(f"What remains under corruption, severities 1 to 5 ({sources(conditions)})", fontsize=11)
     return figure

@@ -151,7 +151,7 @@ FAMILIES: dict[str, dict[str, Callable[[Array, int, Random], Array]]] = {
         "motion_blur": motion_blur,
         "zoom_blur": zoom_blur,
     },
-    "weather": {"brightness": brightness},
+    "brightness": {"brightness": brightness},  # elsewhere of the weather family, with fog, snow and frost
     "digital": {
         "contrast": contrast,
         "elastic_transform": elastic_transform,

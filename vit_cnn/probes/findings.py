@@ -49,7 +49,7 @@ def draw_lines(axes: Axes, x: Sequence[float], lines: dict[str, list[Interval]],
 
 
 def draw_rows(axes: Axes, rows: dict[str, dict[str, Interval]], colours: dict[str, str]) -> None:
-    """A row for each name, and in it a dot with its interval for each label, which stands beside its first dot."""
+    """A row for each name, in it a dot with its interval for each label, which stands at the edge of its first row."""
     named: set[str] = set()
     for row, found in enumerate(rows.values()):
         for place, (label, each) in enumerate(found.items()):
@@ -57,8 +57,8 @@ def draw_rows(axes: Axes, rows: dict[str, dict[str, Interval]], colours: dict[st
             axes.plot([each.low, each.high], [y, y], color=colours[label], linewidth=2)
             axes.plot(each.value, y, "o", color=colours[label])
             if label not in named:
-                place_of_name = (max(each.high, each.value), y)
-                axes.annotate(f"  {label}", place_of_name, color=colours[label], va="center", fontweight="bold")
+                edge = axes.get_yaxis_transform()  # x as a share of the axis
+                axes.text(1.01, y, label, color=colours[label], va="center", fontweight="bold", transform=edge)
             named.add(label)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.4, -0.6)

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_rows
 from vit_cnn.probes.intervals import Interval, difference, interval, only
-from vit_cnn.probes.settings import check_same_recipe, rights
+from vit_cnn.probes.settings import check_trained_alike, rights
 from vit_cnn.probes.subjects import Look, grouped
 from vit_cnn.report.colours import colours_of
 from vit_cnn.run.reading import Run
@@ -25,7 +25,7 @@ NETWORKS = ("ViT", "Hybrid", "CNN")
 
 def probe(runs: list[Run], look: Look) -> Findings:
     groups = {group[0].model: group for group in reversed(grouped(runs).values())}  # the first setting of each network
-    check_same_recipe(runs)
+    check_trained_alike(runs)
     for network in NETWORKS:
         if network not in groups:
             raise Refused(f"{runs[0].folder} and the others: none is of the {network}; experiment=hybrid trains it")
@@ -57,6 +57,4 @@ def draw(found: dict[str, Interval]) -> Figure:
     names = {"ViT": "linear embedding", "Hybrid": "convolutional embedding", "CNN": "convolutions throughout"}
     draw_rows(axes, {names[network]: {network: each} for network, each in found.items()}, colours_of(list(found)))
     axes.set_xlabel("accuracy")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high + 0.15 * (high - low))
     return figure

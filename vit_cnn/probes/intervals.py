@@ -1,4 +1,7 @@
-"""How sure a figure is: intervals of 95 %, over the images for a single seed, over the seeds where there are several.
+"""How sure a figure is: intervals of 95 %, over the seeds where there are three or more, else over the images.
+
+Over the images, an interval speaks of these trained networks alone. Two seeds give a deviation, but an interval so wide
+that it says nothing.
 
 A sample holds an array [quantities, n images] for each seed of one network. A measure turns the means over the
 images [quantities, …] into a number for each of the last axis; so accuracies become a ratio, or whatever is asked
@@ -17,6 +20,7 @@ Sample = list[Array]
 Measure = Callable[[Array], Array]
 
 RESAMPLES = 1000
+FEWEST_SEEDS = 3
 TAIL = 0.025  # at either end of an interval
 
 
@@ -54,8 +58,9 @@ def only(number: int) -> Measure:
 
 def interval(measure: Measure, sample: Sample) -> Interval:
     """The measure of one network: its mean over the seeds."""
-    if len(sample) == 1:
-        return from_draws(value_of(measure, sample[0]), draws(measure, sample[0]))
+    if len(sample) < FEWEST_SEEDS:
+        mean = np.mean(sample, axis=0)
+        return from_draws(value_of(measure, mean), draws(measure, mean))
     values = [value_of(measure, seed) for seed in sample]
     return from_deviation(float(np.mean(values)), float(np.var(values, ddof=1)) / len(values), len(values) - 1)
 
@@ -63,10 +68,10 @@ def interval(measure: Measure, sample: Sample) -> Interval:
 def difference(measure: Measure, first: Sample, second: Sample) -> Interval:
     """The measure of one network minus that of another, on the same images.
 
-    Single seeds are compared image by image. Several are compared as independent groups, by Welch's interval
-    (https://doi.org/10.1093/biomet/34.1-2.28). Where only one side has several, these are averaged image by image.
+    Three seeds or more are compared as independent groups, by Welch's interval
+    (https://doi.org/10.1093/biomet/34.1-2.28). Fewer, on either side, are averaged and compared image by image.
     """
-    if min(len(first), len(second)) == 1:
+    if min(len(first), len(second)) < FEWEST_SEEDS:
         a, b = (np.mean(sample, axis=0) for sample in (first, second))
         return from_draws(value_of(measure, a) - value_of(measure, b), draws(measure, a) - draws(measure, b))
     groups = [np.array([value_of(measure, seed) for seed in sample]) for sample in (first, second)]

@@ -11,18 +11,18 @@ our CNN ends in linear layers, which know every place, speaks for a large loss w
 Source: Naseer et al., "Intriguing Properties of Vision Transformers", 2021, https://arxiv.org/abs/2105.10497.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import torch
-from einops import rearrange, repeat
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_lines, in_percent
 from vit_cnn.probes.intervals import Array, Interval, Measure, difference, interval, only
+from vit_cnn.probes.squares import CHANGES
 from vit_cnn.probes.subjects import Images, Look, grouped, guesses, images_of, pair_of
 from vit_cnn.report.colours import colours_of
 from vit_cnn.run.reading import Run
@@ -47,8 +47,9 @@ def probe(runs: list[Run], look: Look) -> Findings:
         for number, (what, size) in enumerate(conditions, start=1):
             kept, accuracy = interval(retained(number), sample), interval(only(number), sample)
             curves[what][label].append(kept)
-            about = {"network": label, "change": what, "square_pixels": size, "images": len(images.labels)}
-            rows.append({**about, **accuracy.cells("accuracy"), **kept.cells("of_clean")})
+            about = {"network": label, "change": what, "square_pixels": size}
+            counts = {"seeds": len(sample), "images": len(images.labels)}
+            rows.append({**about, **counts, **accuracy.cells("accuracy"), **kept.cells("of_clean")})
     return Findings(rows, draw(curves, sizes), verdict_of(samples, pair, conditions, sizes))
 
 
@@ -62,37 +63,6 @@ def all_changed(images: Images, conditions: list[tuple[str, int]]) -> Iterator[T
     yield pixels
     for what, size in conditions:
         yield CHANGES[what](pixels, size, images.mean, torch.Generator().manual_seed(size))
-
-
-def shuffled(images: Tensor, size: int, mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Squares of images [b, c, h, w] in another order, each image its own."""
-    squares = rearrange(images, "b c (h p1) (w p2) -> b (h w) (c p1 p2)", p1=size, p2=size)
-    order = torch.rand(squares.shape[:2], generator=generator).argsort(dim=1)
-    moved = squares.gather(1, repeat(order, "b n -> b n d", d=squares.shape[2]))
-    h = images.shape[-2] // size
-    return rearrange(moved, "b (h w) (c p1 p2) -> b c (h p1) (w p2)", h=h, p1=size, p2=size)
-
-
-def dropped(images: Tensor, size: int, mean: Tensor, generator: torch.Generator) -> Tensor:
-    """Half of the squares of each image in the mean colour."""
-    b, _, h, w = images.shape
-    n = (h // size) * (w // size)
-    gone = torch.rand(b, n, generator=generator).argsort(dim=1) < n // 2
-    holes = repeat(gone, "b (h w) -> b 1 (h p1) (w p2)", h=h // size, p1=size, p2=size)
-    return torch.where(holes, mean, images)
-
-
-def occluded(images: Tensor, size: int, mean: Tensor, generator: torch.Generator) -> Tensor:
-    """One square of each image, at any place, in the mean colour."""
-    b, _, h, w = images.shape
-    top, left = (torch.randint(side - size + 1, (b, 1), generator=generator) for side in (h, w))
-    rows, columns = torch.arange(h) - top, torch.arange(w) - left
-    rows, columns = (rows >= 0) & (rows < size), (columns >= 0) & (columns < size)
-    return torch.where(rearrange(rows, "b h -> b 1 h 1") & rearrange(columns, "b w -> b 1 1 w"), mean, images)
-
-
-CHANGES: dict[str, Callable[[Tensor, int, Tensor, torch.Generator], Tensor]]
-CHANGES = {"shuffled": shuffled, "dropped": dropped, "occluded": occluded}
 
 
 def verdict_of(
@@ -116,11 +86,11 @@ def draw(curves: dict[str, dict[str, list[Interval]]], sizes: list[int]) -> Figu
     titles = {"shuffled": "Squares change places", "dropped": "Half of the squares gone", "occluded": "One square gone"}
     for axes, (what, lines) in zip(figure.subplots(1, len(curves), sharey=True), curves.items(), strict=True):
         axes.set_xscale("log", base=2)
-        axes.set_ylim(0, 1.05)
         draw_lines(axes, sizes, lines, colours_of(list(lines)))
         axes.set_title(titles[what], fontsize=11)
         axes.set_xlabel("side of a square, pixels")
         axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_ylim(bottom=0)
         in_percent(axes)
     figure.axes[0].set_ylabel("accuracy, share of that on clean images")
     return figure

@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_rows
 from vit_cnn.probes.intervals import Interval, Sample, difference, interval, only
-from vit_cnn.probes.settings import check_same_recipe, inner_network, permutation_of, rights
+from vit_cnn.probes.settings import check_trained_alike, inner_network, permutation_of, rights
 from vit_cnn.probes.subjects import Look, check_finished
 from vit_cnn.report.colours import colours_of
 from vit_cnn.report.groups import check_same_data
@@ -38,7 +38,7 @@ CLOSE = 0.01  # of accuracy: an interval of the difference within this far of 0 
 def probe(runs: list[Run], look: Look) -> Findings:
     check_finished(runs)
     check_same_data(runs)
-    check_same_recipe(runs)
+    check_trained_alike(runs)
     groups: dict[tuple[str, str], dict[int, Run]] = {}
     for run in runs:
         groups.setdefault((inner_network(run), permutation_of(run)), {}).setdefault(run.seed, run)
@@ -80,6 +80,4 @@ def draw(rows: dict[str, dict[str, Interval]]) -> Figure:
     draw_rows(axes, rows, colours_of(networks))
     axes.set_xlabel("accuracy")
     axes.set_title("Does it matter where a pixel is?", fontsize=11)
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high + 0.15 * (high - low))
     return figure

@@ -13,22 +13,19 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_lines, in_percent
 from vit_cnn.probes.intervals import Interval, Measure, Sample, difference, interval, only
-from vit_cnn.probes.settings import check_same_recipe, rights
+from vit_cnn.probes.settings import NETWORKS, by_size, check_trained_alike, rights
 from vit_cnn.probes.subjects import Look, check_finished
 from vit_cnn.report.colours import colours_of
-from vit_cnn.report.groups import check_same_data
 from vit_cnn.run.reading import Run
 
-NETWORKS = ("ViT", "CNN")
 LEAST_ERROR = 1e-4  # whose logarithm is taken where there is no error
 
 
 def probe(runs: list[Run], look: Look) -> Findings:
     check_finished(runs)
-    check_same_recipe(runs)
+    check_trained_alike(runs)
     sizes, table = by_size(runs)
     correct = {run.folder: each for run, each in zip(runs, rights(runs, look), strict=True)}
     samples = {
@@ -44,34 +41,7 @@ def probe(runs: list[Run], look: Look) -> Findings:
         for size, error in zip(sizes, curves[network], strict=True):
             about = {"network": network, "training_images": size, "seeds": len(sample), "images": sample[0].shape[1]}
             rows.append({**about, **error.cells("error"), **b})
-    return Findings(rows, draw(sizes, curves), verdict_of(sizes, samples))
-
-
-def by_size(runs: list[Run]) -> tuple[list[int], dict[str, list[list[Run]]]]:
-    """The numbers of training images, and for each network and seed a run of each number.
-
-    Raises:
-        Refused: one is missing, or a run differs from the others in more than this.
-    """
-    found: dict[tuple[str, int, int], Run] = {}
-    for run in runs:
-        assert run.result
-        if run.result["steps"] != (runs[0].result or {})["steps"]:
-            raise Refused(f"{run.folder} and {runs[0].folder} were not trained for the same number of steps")
-        found.setdefault((run.model, run.seed, run.result["data"]["train"]), run)
-    sizes = sorted({size for _, _, size in found})
-    seeds = sorted({seed for _, seed, _ in found})
-    if len(sizes) < 2:
-        raise Refused(f"{runs[0].folder}: scaling needs runs with two numbers of training images or more")
-    for size in sizes:
-        check_same_data([run for key, run in found.items() if key[2] == size])
-        for network in NETWORKS:
-            for seed in seeds:
-                if (network, seed, size) not in found:
-                    raise Refused(
-                        f"{runs[0].folder} and the others: none is of the {network}, seed {seed}, with {size} images"
-                    )
-    return sizes, {name: [[found[name, seed, size] for size in sizes] for seed in seeds] for name in NETWORKS}
+    return Findings(rows, draw(sizes, curves, samples), verdict_of(sizes, samples))
 
 
 def error_of(number: int) -> Measure:
@@ -96,31 +66,38 @@ def verdict_of(sizes: list[int], samples: dict[str, Sample]) -> str:
     return f"Exponents of the error: {numbers} ({faster}); the CNN leads by {ends}; {crossed}{meeting(sizes, samples)}."
 
 
+def fit(sizes: list[int], sample: Sample) -> tuple[float, float]:
+    """The b and log a of error = a n^-b."""
+    mean = np.mean([seed.mean(axis=1) for seed in sample], axis=0)
+    b = float(exponent_over(sizes)(mean[:, None])[0])
+    return b, float(np.log(np.maximum(1 - mean, LEAST_ERROR)).mean() + b * np.log(sizes).mean())
+
+
 def meeting(sizes: list[int], samples: dict[str, Sample]) -> str:
     """Where the two fitted lines meet, if their slopes differ clearly and it is within a factor of 100 of the runs."""
-    exponent = exponent_over(sizes)
-    if difference(exponent, samples["ViT"], samples["CNN"]).choose("yes", "yes", "") == "":
+    vit, cnn = (samples[network] for network in NETWORKS)
+    if difference(exponent_over(sizes), vit, cnn).choose("yes", "yes", "") == "":
         return ""
-    b, level = {}, {}
-    for name in NETWORKS:
-        mean = np.mean([seed.mean(axis=1) for seed in samples[name]], axis=0)
-        b[name] = float(exponent(mean[:, None])[0])
-        level[name] = np.log(np.maximum(1 - mean, LEAST_ERROR)).mean() + b[name] * np.log(sizes).mean()
-    where = float(np.exp(np.clip((level["ViT"] - level["CNN"]) / (b["ViT"] - b["CNN"]), -50, 50)))
+    (b1, a1), (b2, a2) = fit(sizes, vit), fit(sizes, cnn)
+    where = float(np.exp(np.clip((a1 - a2) / (b1 - b2), -50, 50)))
     near = sizes[0] / 100 < where < 100 * sizes[-1]
     return f", the fitted lines meet at about {where:,.0f} images" if near else ", nor do the fitted lines meet nearby"
 
 
-def draw(sizes: list[int], curves: dict[str, list[Interval]]) -> Figure:
+def draw(sizes: list[int], curves: dict[str, list[Interval]], samples: dict[str, Sample]) -> Figure:
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_xscale("log")
-    draw_lines(axes, sizes, curves, colours_of(list(curves)))
+    colours = colours_of(list(curves))
+    for network, sample in samples.items():
+        b, log_a = fit(sizes, sample)
+        axes.plot(sizes, np.exp(log_a - b * np.log(sizes)), color=colours[network], linestyle="--", linewidth=1)
+    draw_lines(axes, sizes, curves, colours)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
     axes.minorticks_off()
     axes.set_ylim(bottom=0)
     axes.set_xlabel("different training images, at the same number of steps")
     axes.set_ylabel("error")
-    axes.set_title("Who gains more from more images?", fontsize=11)
+    axes.set_title("Who gains more from more images? Dashed: fitted power laws", fontsize=11)
     in_percent(axes)
     return figure

@@ -48,7 +48,7 @@ def probe(runs: list[Run], look: Look) -> Findings:
         for name, sample in (("unchanged", unchanged), ("accuracy", accuracy)):
             curves[name][label] = [interval(only(k), sample) for k in range(FURTHEST + 1)]
         for offset, (u, a) in enumerate(zip(curves["unchanged"][label], curves["accuracy"][label], strict=True)):
-            about = {"network": label, "offset_pixels": offset, "images": len(images.labels)}
+            about = {"network": label, "offset_pixels": offset, "seeds": len(seeds), "images": len(images.labels)}
             rows.append({**about, **u.cells("unchanged"), **a.cells("accuracy")})
         verdicts.append(f"{label} {verdict_of(curves['unchanged'][label], unchanged, period_of(groups[label][0]))}")
     return Findings(rows, draw(curves), f"{'; '.join(verdicts)}.")
@@ -93,7 +93,7 @@ def verdict_of(curve: list[Interval], sample: list[Array], period: int | None) -
     back = interval(lambda means: means[period] - means[half], sample)
     said = back.choose("so it dips between whole periods", "no dip between whole periods", "no clear dip")
     return (
-        f"keeps {curve[half].percent()} at {half} px, {curve[period].percent()} at {period} ({back.points()}): {said}"
+        f"keeps {curve[half].percent()} of its answers at {half} px, {curve[period].percent()} at {period} ({back.points()}): {said}"
     )
 
 
@@ -107,5 +107,6 @@ def draw(curves: dict[str, dict[str, list[Interval]]]) -> Figure:
         axes.set_xlabel("the image moves by, pixels")
         axes.set_ylabel("share of images")
         axes.set_xticks(range(FURTHEST + 1))
+        axes.set_ylim(bottom=0)
         in_percent(axes)
     return figure
