@@ -47,7 +47,8 @@ def probe(runs: list[Run], look: Look) -> Findings:
 def verdict_of(found: dict[str, Interval], gain: Interval, gap: Interval) -> str:
     said = gain.choose("convolutions at the entrance help", "convolutions at the entrance hurt", "no clear difference")
     numbers = ", ".join(f"{network} {each.percent()}" for network, each in found.items())
-    way = f"; that is {gain.value / gap.value:.0%} of the way from the ViT to the CNN" if gap.low > 0 else ""
+    is_clear = gain.low > 0 and gap.low > 0
+    way = f"; that is {100 * gain.value / gap.value:.0f} % of the way from the ViT to the CNN" if is_clear else ""
     return f"{numbers}: the hybrid is {gain.points()} from the ViT, {said}{way}."
 
 

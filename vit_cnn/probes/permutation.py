@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_rows
 from vit_cnn.probes.intervals import Interval, Sample, difference, interval, only
-from vit_cnn.probes.settings import check_trained_alike, inner_network, permutation_of, rights
+from vit_cnn.probes.settings import NETWORKS, check_trained_alike, inner_network, permutation_of, rights
 from vit_cnn.probes.subjects import Look, check_finished
 from vit_cnn.report.colours import colours_of
 from vit_cnn.report.groups import check_same_data
@@ -42,7 +42,7 @@ def probe(runs: list[Run], look: Look) -> Findings:
     groups: dict[tuple[str, str], dict[int, Run]] = {}
     for run in runs:
         groups.setdefault((inner_network(run), permutation_of(run)), {}).setdefault(run.seed, run)
-    for network in ("ViT", "CNN"):
+    for network in NETWORKS:
         for kind in ("nothing", "patches"):
             if (network, kind) not in groups:
                 raise Refused(f"{runs[0].folder} and the others: none is of the {network} with permute={kind}")
@@ -64,13 +64,15 @@ def verdict_of(change: dict[tuple[str, str], Interval], samples: dict[tuple[str,
     said = vit.choose(
         "a contradiction", "a contradiction", "no contradiction, but too wide to confirm" if wide else "as predicted"
     )
-    parts = [f"the ViT's accuracy by {vit.points()}, where the theorem says 0 ({said})"]
-    parts.append(f"the CNN's by {cnn.points()} ({cnn.choose('against the prediction', 'as predicted', 'unclear')})")
-    for (network, kind), found in change.items():
-        if kind in ("within", "everything"):
-            parts.append(f"permuting {KINDS[kind]} the {network}'s by {found.points()}")
+    against = cnn.choose("against the prediction", "as predicted", "unclear")
+    text = f"Permuting patches changes the ViT's accuracy by {vit.points()}, where the theorem says 0 ({said}), "
+    text += f"and the CNN's by {cnn.points()} ({against})"
+    for kind, named in KINDS.items():
+        found = [f"{network} {change[network, kind].points()}" for network in NETWORKS if (network, kind) in change]
+        if kind in ("within", "everything") and found:
+            text += f"; permuting {named}: {', '.join(found)}"
     seeds = min(len(sample) for sample in samples.values())
-    return f"Permuting the patches changes {', '.join(parts)}; {seeds} seed{'s' if seeds > 1 else ''} each at least."
+    return f"{text}. Seeds: {seeds}."
 
 
 def draw(rows: dict[str, dict[str, Interval]]) -> Figure:

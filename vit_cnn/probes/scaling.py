@@ -63,7 +63,7 @@ def verdict_of(sizes: list[int], samples: dict[str, Sample]) -> str:
     ahead = [lead.choose("CNN", "ViT", "") for lead in leads]
     crossed = "they cross" if {"CNN", "ViT"} <= set(ahead) else "no crossing is seen"
     ends = " and ".join(f"{leads[k].points()} at {sizes[k]:,} images" for k in (0, -1))
-    return f"Exponents of the error: {numbers} ({faster}); the CNN leads by {ends}; {crossed}{meeting(sizes, samples)}."
+    return f"Exponents of the error: {numbers} ({faster}); CNN minus ViT {ends}; {crossed}{meeting(sizes, samples)}."
 
 
 def fit(sizes: list[int], sample: Sample) -> tuple[float, float]:

@@ -92,9 +92,8 @@ def verdict_of(curve: list[Interval], sample: list[Array], period: int | None) -
     half = period // 2
     back = interval(lambda means: means[period] - means[half], sample)
     said = back.choose("so it dips between whole periods", "no dip between whole periods", "no clear dip")
-    return (
-        f"keeps {curve[half].percent()} of its answers at {half} px, {curve[period].percent()} at {period} ({back.points()}): {said}"
-    )
+    kept = f"keeps {curve[half].percent()} of its answers at {half} px, {curve[period].percent()} at {period}"
+    return f"{kept} ({back.points()}): {said}"
 
 
 def draw(curves: dict[str, dict[str, list[Interval]]]) -> Figure:
