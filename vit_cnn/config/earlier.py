@@ -9,7 +9,10 @@ MODEL: dict[str, dict[str, Any]] = {"vit_cnn.models.ViT": VIT, "vit_cnn.models.v
 DATA: dict[str, dict[str, Any]] = {
     f"vit_cnn.data.{source}": {"train_share": 1.0} for source in ("cifar", "digits", "folder")
 }
-RECIPE: dict[str, Any] = {"ema_decay": None, "optimizer.decay_all": True}
+AUGMENT = {"policy": None, "erasing_probability": 0.0, "erasing_area": [0.02, 0.33], "erasing_ratio": [0.3, 3.3]}
+MIXING = {"probability": 0.0, "switch_probability": 0.5, "cutmix_alpha": 1.0, "mixup_alpha": 0.8, "end": 1.0}
+RECIPE: dict[str, Any] = {"ema_decay": None, "optimizer.decay_all": True, "mixing": MIXING}
+RECIPE |= {f"augment.{key}": value for key, value in AUGMENT.items()}
 
 
 def complete(saved: DictConfig) -> DictConfig:

@@ -14,11 +14,9 @@ class Hybrid(nn.Module):
     that the ViT is the same to the parameter; its linear embedding becomes the last, 1×1 convolution.
 
     Args:
-        network: the ViT; images [b, num_channels, h, w] → logits [b, classes].
+        network: the ViT; images [b, num_channels, h, w] → logits [b, classes], as the whole.
         num_channels: channels of the images.
         patch_size: side of the ViT's patches in pixels; a power of 2, since each convolution halves the image.
-
-    Shape: that of ``network``.
 
     Raises:
         ValueError: ``patch_size`` is not a power of 2.
@@ -35,8 +33,7 @@ class Hybrid(nn.Module):
             convolution = nn.Conv2d(c_in, c_out, kernel_size=3, stride=2, padding=1, bias=False)
             layers += [convolution, nn.BatchNorm2d(c_out), nn.ReLU()]
         self.stem = nn.Sequential(*layers)
-        self.network = network
-        self.patch_size = patch_size
+        self.network, self.patch_size = network, patch_size
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(F.pixel_shuffle(self.stem(images), self.patch_size))
