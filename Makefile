@@ -5,7 +5,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup demo train compare sweep report dashboard bench goals notebooks test check clean
+.PHONY: help setup demo train compare sweep report probes dashboard bench goals notebooks test check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -35,6 +35,9 @@ sweep: setup ## the ViT over patch size and dropout, and the report; likewise
 
 report: setup ## a page from runs, and its figures and tables: make report RUNS="runs/a runs/b"
 	$(RUN) -m vit_cnn.report $(RUNS) $(ARGS)
+
+probes: setup ## the probes that any runs can be put to: make probes RUNS="runs/vit runs/cnn"; folder probes
+	for probe in agreement shift patches corruption inside; do $(RUN) -m vit_cnn.probe $$probe $(RUNS) $(ARGS) || exit; done
 
 dashboard: setup ## W&B panels that compare the runs, built as code; without a key they are written to a file
 	$(RUN) -m vit_cnn.dashboard $(ARGS)

@@ -84,10 +84,8 @@ def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
         if key.split(".")[0] == "trainer" or key in ("recipe.epochs", "test"):
             OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
         elif key not in ("resume", "trust"):
-            raise Refused(
-                f"{override} cannot change in a resumed run: beside resume, only trainer, recipe.epochs and test may be "
-                "given"
-            )
+            allowed = "only trainer, recipe.epochs and test may be given beside resume"
+            raise Refused(f"{override} cannot change in a resumed run: {allowed}")
     return saved
 
 

@@ -18,6 +18,7 @@ def noise(
     num_classes: int,
     val_fraction: float,
     max_images: int | None,
+    train_share: float,
 ) -> Dataset:
     """Random pixels: ``images`` to train and validate on, and as many test images as ``val_fraction`` of them."""
     few = round(images * val_fraction)
@@ -34,6 +35,7 @@ def noise(
         num_classes=num_classes,
         val_fraction=val_fraction,
         max_images=max_images,
+        train_share=train_share,
     )
 
 

@@ -81,6 +81,7 @@ RANGES: dict[str, tuple[Any, str]] = {
     "data.val_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
     "data.test_fraction": (lambda value: 0 < value < 1, "above 0 and below 1"),
     "data.max_images": at_least(1),
+    "data.train_share": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
 }
 
 

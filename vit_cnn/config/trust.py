@@ -18,10 +18,13 @@ EVERYTHING = "*"  # for configs that this process has written itself, or compare
 
 TORCHVISION = "torchvision.models."
 
+AROUND = ("vit_cnn.models.permuted.Permuted", "vit_cnn.models.hybrid.Hybrid")  # networks with one inside
+NETWORKS_INSIDE = ("vit_cnn.models.ViT", "vit_cnn.models.CNN")
+
 ALLOWED = {
     "model": {
         "vit_cnn.models.ViT", "vit_cnn.models.vit.ViT", "vit_cnn.models.CNN", "vit_cnn.models.cnn.CNN",
-        "timm.create_model", f"{TORCHVISION}get_model",
+        "timm.create_model", f"{TORCHVISION}get_model", *AROUND,
     },
     "data": {
         f"vit_cnn.data.{module}{name}" for module in ("", "sources.") for name in ("digits", "cifar", "folder")
@@ -70,8 +73,9 @@ def strangers(config: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
         top = str(config[group].get("_target_"))
         for key, value in leaves(config[group], f"{group}."):
             if key.endswith("._target_"):
-                is_known = value == top and (top in allowed or (group == "model" and is_torchvision_network(top)))
-                if key != f"{group}._target_" or not is_known:
+                is_known = value in allowed or (group == "model" and is_torchvision_network(str(value)))
+                is_inside_ours = key == "model.network._target_" and value in NETWORKS_INSIDE and top in AROUND
+                if not (is_known and (key == f"{group}._target_" or is_inside_ours)):
                     yield key, value, str(value)
             elif CHANGES_THE_CALL.search(key) or (group == "model" and reads_files(top, key, value)):
                 yield key, value, top

@@ -70,8 +70,8 @@ class Dataset:
         return dataclasses.replace(self, **moved)
 
     def describe(self) -> dict[str, object]:
-        """What ``result.json`` says of the data."""
-        counts = {split: len(getattr(self, split)) for split in ("train", "val", "test")}
+        """What ``result.json`` says of the data; images that come several times count once."""
+        counts = {split: len(getattr(self, split).indices.unique()) for split in ("train", "val", "test")}
         about = {"name": self.name, "source": self.source, "fingerprint": self.fingerprint}
         return {**about, **counts, "skipped": len(self.skipped)}
 
@@ -87,6 +87,7 @@ def assemble(
     num_classes: int,
     val_fraction: float,
     max_images: int | None,
+    train_share: float,
 ) -> Dataset:
     """Split the validation images off ``train`` and measure the pixels of what remains.
 
@@ -94,6 +95,7 @@ def assemble(
         fingerprint: hash of the source's images and labels, before any split.
         val_fraction: share of the training images of each class that becomes validation images.
         max_images: keep about so many images of each split, spread evenly over the classes; ``None`` keeps all.
+        train_share: share of the training images of each class that is kept; a smaller share is part of a larger one.
 
     Raises:
         Refused: the classes are not ``num_classes``, a split would be empty, or a class has no training images.
@@ -105,6 +107,8 @@ def assemble(
     if max_images is not None:
         train, val, test = (shrink(split, max_images) for split in (train, val, test))
     cause = f"data.val_fraction={val_fraction}" if max_images is None else f"data.max_images={max_images}"
+    if train_share < 1:
+        train, cause = repeated(train, train_share), f"data.train_share={train_share}"
     if not (len(train) and len(val) and len(test)):
         counts = f"{len(train)} training, {len(val)} validation and {len(test)} test images"
         raise Refused(f"{cause}: {name} has too few images, {counts}; each needs some")
@@ -135,6 +139,17 @@ def shrink(split: Split, most: int) -> Split:
         return split
     _, chosen = stratified_split(split.labels, fraction=most / len(split))
     return split.take(chosen)
+
+
+def repeated(split: Split, share: float) -> Split:
+    """A share of each class, over and over until there are as many images as before.
+
+    So an epoch keeps its number of steps, and the schedule its meaning: only the number of different images changes.
+    """
+    _, chosen = stratified_split(split.labels, fraction=share)
+    if not len(chosen):
+        return split.take(chosen)
+    return split.take(chosen.repeat(-(-len(split) // len(chosen)))[: len(split)])
 
 
 def pixel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,14 @@ from vit_cnn.images.tree import class_names
 
 
 def digits(
-    *, name: str, image_size: int, num_channels: int, num_classes: int, val_fraction: float, max_images: int | None
+    *,
+    name: str,
+    image_size: int,
+    num_channels: int,
+    num_classes: int,
+    val_fraction: float,
+    max_images: int | None,
+    train_share: float,
 ) -> Dataset:
     """scikit-learn's 1,797 handwritten digits, enlarged from 8×8; a fifth of each class is the test split.
 
@@ -43,6 +50,7 @@ def digits(
         num_classes=num_classes,
         val_fraction=val_fraction,
         max_images=max_images,
+        train_share=train_share,
     )
 
 
@@ -55,6 +63,7 @@ def cifar(
     num_classes: int,
     val_fraction: float,
     max_images: int | None,
+    train_share: float,
 ) -> Dataset:
     """CIFAR-10 or, with 100 classes, CIFAR-100, downloaded by torchvision to ``root`` on first use and checked.
 
@@ -100,6 +109,7 @@ def cifar(
         num_classes=num_classes,
         val_fraction=val_fraction,
         max_images=max_images,
+        train_share=train_share,
     )
 
 
@@ -114,6 +124,7 @@ def folder(
     val_fraction: float,
     test_fraction: float,
     max_images: int | None,
+    train_share: float,
     skip_bad: bool,
     cache: str,
 ) -> Dataset:
@@ -154,5 +165,6 @@ def folder(
         num_classes=num_classes,
         val_fraction=val_fraction,
         max_images=max_images,
+        train_share=train_share,
     )
     return dataclasses.replace(data, skipped=found.skipped)

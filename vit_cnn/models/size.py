@@ -91,8 +91,9 @@ def flops_per_image(model: nn.Module, image: Tensor, *, in_training: bool = Fals
         in_training: count what training does, which leaves patches out where there is patch dropout.
     """
     whole = copy.deepcopy(model).train(in_training)
-    if isinstance(whole, ViT):
-        whole.only_cls_at_the_end = False
+    for module in whole.modules():
+        if isinstance(module, ViT):
+            module.only_cls_at_the_end = False
     devices = [image.device] if image.device.type == "cuda" else []
     with torch.no_grad(), torch.random.fork_rng(devices), FlopCounterMode(display=False) as counter:
         whole(image.repeat(2, 1, 1, 1))  # batch norm refuses to train on one

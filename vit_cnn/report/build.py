@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from matplotlib import rc_context
 from omegaconf import OmegaConf
 
@@ -16,7 +14,7 @@ from vit_cnn.arrays import Array
 from vit_cnn.config.network import build_network
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
-from vit_cnn.errors import Refused, one_line, shown
+from vit_cnn.errors import Refused, shown
 from vit_cnn.models.size import flops_per_image
 from vit_cnn.report import curves, figures
 from vit_cnn.report.claims import check_claims
@@ -29,6 +27,7 @@ from vit_cnn.report.page import NAME, Page
 from vit_cnn.report.repeat import add_groups
 from vit_cnn.report.results import add_mcnemar, add_results, add_runs, training_flops
 from vit_cnn.run.reading import Run
+from vit_cnn.run.trained import load_images
 
 log = logging.getLogger(__name__)
 
@@ -139,14 +138,10 @@ def mean_of(group: list[Run], key: str) -> float:
 def images_of(run: Run) -> Dataset | None:
     """The images that the run saw, or ``None`` where they are not here any more."""
     try:
-        data: Dataset = instantiate(OmegaConf.create(run.config["data"]))
-    except (Refused, InstantiationException) as error:
-        log.warning("The images are not here: %s", one_line(error))
+        return load_images(run)
+    except Refused as error:
+        log.warning("%s", error)
         return None
-    if run.result and data.fingerprint != run.result["data"]["fingerprint"]:
-        log.warning("The images are not those of %s any more.", run.folder)
-        return None
-    return data
 
 
 def add_curves(page: Page, runs: list[Run], colours: dict[str, str]) -> None:

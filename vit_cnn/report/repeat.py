@@ -116,7 +116,11 @@ def read_option(group: str, name: str) -> DictConfig:
     for key, value in cast(dict[str, Any], OmegaConf.to_container(option)).items():
         if "${folder_" in str(value):
             option[key] = MISSING
-    before = [read_option(group, each) for each in option.pop("defaults", []) if each != "_self_"]
+    before = []
+    for each in option.pop("defaults", []):
+        other, _, package = each.partition("@")  # vit@network: the file's keys under model.network
+        if other != "_self_":
+            before.append({package: read_option(group, other)} if package else read_option(group, other))
     return cast(DictConfig, OmegaConf.merge(*before, option))
 
 

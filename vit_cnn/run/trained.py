@@ -6,16 +6,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from vit_cnn import config
 from vit_cnn.config.network import build_network
+from vit_cnn.data import Dataset
 from vit_cnn.data.batches import normalise
-from vit_cnn.errors import Refused, limit_reached
+from vit_cnn.errors import Refused, limit_reached, one_line
 from vit_cnn.images.decode import decode, why_unreadable
 from vit_cnn.run import checkpoint
 from vit_cnn.run.config import FILE, read_config
+from vit_cnn.run.reading import Run
 
 
 def load_config(run_dir: Path, *, device: str, trust: str = "") -> DictConfig:
@@ -102,3 +106,18 @@ def load_run(folder: str | Path, *, device: str = "cpu", trust: str = "") -> Tra
         mean=saved["mean"].to(device),
         std=saved["std"].to(device),
     )
+
+
+def load_images(run: Run) -> Dataset:
+    """The images that a run saw.
+
+    Raises:
+        Refused: they are not here any more, or are others by now.
+    """
+    try:
+        data: Dataset = instantiate(OmegaConf.create(run.config["data"]))
+    except (Refused, InstantiationException) as error:
+        raise Refused(f"{run.folder}: its images are not here: {one_line(error)}") from error
+    if run.result and data.fingerprint != run.result["data"]["fingerprint"]:
+        raise Refused(f"{run.folder}: the images are not those of this run any more")
+    return data

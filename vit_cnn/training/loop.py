@@ -216,7 +216,8 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
     # Runs the network eagerly, which has to come before any captured step: Dynamo compiles anew where nothing ran
     # before, and cannot do so within a capture.
     console.print(size_table(model, example, every_layer=cfg.layers))
-    counts = f"{len(data.train)} training, {len(data.val)} validation, {len(data.test)} test images"
+    about = data.describe()
+    counts = f"{about['train']} training, {about['val']} validation, {about['test']} test images"
     log.info("%s: %s", data.name, counts)
     if data.skipped:
         (run_dir / "skipped.txt").write_text("\n".join(data.skipped) + "\n")

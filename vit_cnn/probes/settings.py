@@ -1,0 +1,97 @@
+"""Runs that were trained for a probe: which networks they are, and that they differ in nothing else."""
+
+from typing import Any
+
+from vit_cnn.config.schema import flat
+from vit_cnn.config.target import network_name
+from vit_cnn.errors import Refused
+from vit_cnn.probes.intervals import Array, Sample
+from vit_cnn.probes.subjects import Look
+from vit_cnn.report.groups import check_same_data
+from vit_cnn.report.results import right
+from vit_cnn.run.reading import Run
+
+NETWORKS = ("ViT", "CNN")
+
+
+def inner(run: Run) -> dict[str, Any]:
+    """The config of the network, without the permutation before it."""
+    model: dict[str, Any] = run.config["model"]
+    return model["network"] if run.model == "Permuted" else model
+
+
+def inner_network(run: Run) -> str:
+    """``ViT`` for a ViT, and for one whose images are permuted."""
+    return network_name(inner(run))
+
+
+def permutation_of(run: Run) -> str:
+    kind: str = run.config["model"].get("permute", "nothing")
+    return kind
+
+
+def check_trained_alike(runs: list[Run]) -> None:
+    """Only runs of one recipe and as many steps, with one setting of each network, can show what a network does.
+
+    Raises:
+        Refused: two differ; names them, and says in what.
+    """
+    firsts: dict[str, Run] = {}
+    for run in runs:
+        first = firsts.setdefault(inner_network(run), run)
+        for other, mine, theirs in (
+            (runs[0], prefixed("recipe", run.config["recipe"]), prefixed("recipe", runs[0].config["recipe"])),
+            (runs[0], {"steps": (run.result or {})["steps"]}, {"steps": (runs[0].result or {})["steps"]}),
+            (first, prefixed("model", inner(run)), prefixed("model", inner(first))),
+        ):
+            for key, value in mine.items():
+                if key != "recipe.name" and value != theirs.get(key):
+                    differs = f"{key} is {value} and {theirs.get(key)}"
+                    raise Refused(f"{run.folder} was trained otherwise than {other.folder}: {differs}")
+
+
+def prefixed(group: str, values: dict[str, Any]) -> dict[str, Any]:
+    return {f"{group}.{key}": value for key, value in flat(values).items()}
+
+
+def rights(runs: list[Run], look: Look) -> Sample:
+    """Whether each image was recognised, from ``predictions.npz``: [1, n] for each seed.
+
+    Raises:
+        Refused: two runs have different images of this split; names both.
+    """
+    predictions = [run.predictions() for run in runs]
+    first = predictions[0][f"{look.split}_indices"]
+    for run, arrays in zip(runs, predictions, strict=True):
+        if not same(first, arrays[f"{look.split}_indices"]):
+            raise Refused(f"{run.folder} and {runs[0].folder} have other {look.split} images")
+    return [right(arrays, look.split).astype(float)[None] for arrays in predictions]
+
+
+def same(first: Array, second: Array) -> bool:
+    return len(first) == len(second) and bool((first == second).all())
+
+
+def by_size(runs: list[Run]) -> tuple[list[int], dict[str, list[list[Run]]]]:
+    """The numbers of training images, and for each network and seed a run of each number.
+
+    Raises:
+        Refused: one is missing, or a run differs from the others in more than this.
+    """
+    found: dict[tuple[str, int, int], Run] = {}
+    for run in runs:
+        assert run.result
+        found.setdefault((run.model, run.seed, run.result["data"]["train"]), run)
+    sizes = sorted({size for _, _, size in found})
+    seeds = sorted({seed for _, seed, _ in found})
+    if len(sizes) < 2:
+        raise Refused(f"{runs[0].folder}: scaling needs runs with two numbers of training images or more")
+    for size in sizes:
+        check_same_data([run for key, run in found.items() if key[2] == size])
+        for network in NETWORKS:
+            for seed in seeds:
+                if (network, seed, size) not in found:
+                    raise Refused(
+                        f"{runs[0].folder} and the others: none is of the {network}, seed {seed}, with {size} images"
+                    )
+    return sizes, {name: [[found[name, seed, size] for size in sizes] for seed in seeds] for name in NETWORKS}

@@ -1,0 +1,119 @@
+"""What a probe looks at: finished runs, their networks, and some of their images."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vit_cnn.data.batches import normalise
+from vit_cnn.errors import Refused
+from vit_cnn.report.groups import by_label, check_same_data, label_runs, once_per_seed
+from vit_cnn.run.reading import Run
+from vit_cnn.run.trained import TrainedRun, load_images, load_run
+
+Array = np.ndarray[Any, Any]
+Groups = dict[str, list[Run]]  # by label; the seeds of each
+
+BATCH_SIZE = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How a probe looks.
+
+    Attributes:
+        split: ``val`` or ``test``.
+        images: at most so many of it.
+        device: cpu, cuda or mps.
+    """
+
+    split: str
+    images: int
+    device: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Images of one split.
+
+    Attributes:
+        pixels: uint8 [n, c, h, w].
+        labels: [n].
+        mean: [c, 1, 1], the colour, from 0 to 255, that is 0 for the networks.
+    """
+
+    pixels: Tensor
+    labels: Array
+    classes: list[str]
+    mean: Tensor
+
+
+def grouped(runs: list[Run]) -> Groups:
+    """Runs by label, each seed once.
+
+    Raises:
+        Refused: one is not finished, or they cannot be compared; names it.
+    """
+    check_finished(runs)
+    check_same_data(runs)
+    return by_label(once_per_seed(label_runs(runs))[0])
+
+
+def check_finished(runs: list[Run]) -> None:
+    for run in runs:
+        if run.result is None:
+            raise Refused(f"{run.folder} cannot be probed: it has no result.json, its status is {run.status}")
+
+
+def pair_of(groups: Groups) -> tuple[str, str]:
+    """The first two labels of different networks, the ViT's first.
+
+    Raises:
+        Refused: there is one network only.
+    """
+    first = next(iter(groups.values()))[0]
+    for label, group in groups.items():
+        if group[0].model != first.model:
+            return first.label, label
+    raise Refused(f"{first.folder}: this probe compares two networks, but all runs are of the {first.model}")
+
+
+def images_of(run: Run, look: Look) -> Images:
+    """Images that the run saw, evenly spread over the split, which may be sorted by class.
+
+    Raises:
+        Refused: they are not here.
+    """
+    data = load_images(run)
+    split = getattr(data, look.split)
+    chosen = evenly(len(split), look.images)
+    pixels, labels = split.images[chosen], split.labels[chosen].numpy()
+    return Images(pixels, labels, data.classes, 255 * data.mean[:, None, None])
+
+
+def evenly(n: int, most: int) -> Tensor:
+    """At most ``most`` positions out of ``n``."""
+    return torch.linspace(0, n - 1, min(n, most)).round().long()
+
+
+def guesses(groups: Groups, variants: Iterable[Tensor], look: Look) -> dict[str, list[Array]]:
+    """What every network takes each variant of the images [n, c, h, w] for: for each seed an array [variants, n]."""
+    networks = {label: [load_run(run.folder, device=look.device) for run in group] for label, group in groups.items()}
+    found: dict[str, list[list[Array]]] = {label: [[] for _ in group] for label, group in groups.items()}
+    for images in variants:
+        for label, group in networks.items():
+            for seed, network in enumerate(group):
+                found[label][seed].append(classify(network, images))
+    return {label: [np.stack(each) for each in seeds] for label, seeds in found.items()}
+
+
+@torch.no_grad()
+def classify(network: TrainedRun, images: Tensor) -> Array:
+    """Labels [n] that the network gives images [n, c, h, w] of pixels from 0 to 255."""
+    batches = images.to(network.mean.device).split(BATCH_SIZE)
+    logits = [network.model(normalise(batch, network.mean, network.std)) for batch in batches]
+    found: Array = torch.cat(logits).argmax(dim=1).cpu().numpy()
+    return found
