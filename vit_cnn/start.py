@@ -87,7 +87,7 @@ def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
             OmegaConf.update(saved, key, OmegaConf.select(composed, key), merge=False)
         elif key != "resume":
             raise Refused(
-                f"{override} cannot change in a resumed run: beside resume, only trainer, recipe.epochs and test may be given"
+                f"{override} cannot change in a resumed run: only trainer, recipe.epochs and test may be given"
             )
     return saved
 
