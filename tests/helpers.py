@@ -6,16 +6,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn import config
+from vit_cnn.config.schema import Recipe
 from vit_cnn.errors import exit_with_code
 from vit_cnn.training import loop
+from vit_cnn.training.augment import Augmentation
 
 # What differs between equal runs.
 TIMES = {"seconds", "images_per_second", "flops_per_second", "share_of_peak", "memory_bytes"}
@@ -36,6 +39,13 @@ def composed(*overrides: str) -> DictConfig:
 def run(folder: str, *overrides: str) -> dict[str, Any]:
     Path(folder).mkdir(exist_ok=True)
     return loop.train(composed(*TINY, *overrides), Path(folder))
+
+
+def batches_of(*overrides: str, seed: int = 3) -> Augmentation:
+    """The augmentation of a command line, over a few digits."""
+    cfg = composed("data=digits", "data.max_images=160", "recipe.batch_size=30", "trainer=cpu", *overrides)
+    recipe = cast(Recipe, OmegaConf.to_object(cfg.recipe))
+    return Augmentation(recipe, data=instantiate(cfg.data), seed=seed)
 
 
 def metrics(folder: str) -> list[dict[str, Any]]:

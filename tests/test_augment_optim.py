@@ -5,15 +5,21 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import composed
+from helpers import batches_of, composed
 from torch import Tensor, nn
 
-from vit_cnn.training.augment import augment, random_flip, random_padded_crop, random_resized_crop
+from vit_cnn.data.batches import normalise
+from vit_cnn.training.augment import Augmentation
+from vit_cnn.training.geometry import padded_crop, resized_crop
 from vit_cnn.training.optim import build_optimizer, learning_rate, set_learning_rate
+from vit_cnn.training.step import training_batch
 
 
 def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+OFF = ["recipe.augment.flip=false", "recipe.augment.crop_padding=0", "recipe.augment.crop_scale=null"]
 
 
 @pytest.fixture
@@ -21,17 +27,36 @@ def images() -> Tensor:
     return torch.rand(64, 3, 12, 12, generator=generator(7))
 
 
-def test_flip_mirrors_half_of_the_images(images: Tensor) -> None:
-    images = images.repeat(20, 1, 1, 1)
-    flipped = random_flip(images, generator())
+def applied(augmentation: Augmentation, *, epoch: int = 0, batch: int = 0, number: int = 120) -> Tensor:
+    """The first images as they are in a batch, or as if they were."""
+    chosen = torch.arange(number) % len(augmentation.data.train)
+    augmentation.begin(epoch, batch)
+    return training_batch(chosen, data=augmentation.data, augmentation=augmentation)[0]
+
+
+def test_flip_mirrors_half_of_the_images() -> None:
+    images = applied(batches_of(*OFF), number=1200)
+    flipped = applied(batches_of(*OFF, "recipe.augment.flip=true"), number=1200)
     kept = (flipped == images).flatten(1).all(dim=1)
     mirrored = (flipped == images.flip(-1)).flatten(1).all(dim=1)
     assert torch.equal(kept, ~mirrored)
     assert kept.float().mean() == pytest.approx(0.5, abs=0.05)
 
 
+def test_alternating_flip_shows_each_image_both_ways_in_two_epochs() -> None:
+    images = applied(batches_of(*OFF))
+    alternating = batches_of(*OFF, "recipe.augment.flip=alternating")
+    first, second, third = (applied(alternating, epoch=epoch, batch=epoch) for epoch in range(3))
+    assert torch.equal(second, first.flip(-1))
+    assert torch.equal(third, first)
+    mirrored = (first != images).flatten(1).any(dim=1)
+    assert 0.3 < mirrored.float().mean() < 0.7
+    other = applied(batches_of(*OFF, "recipe.augment.flip=alternating", seed=4))
+    assert not torch.equal(first, other)
+
+
 def test_padded_crop_shifts_each_image_on_its_own(images: Tensor) -> None:
-    moved = random_padded_crop(images, 2, generator())
+    moved = padded_crop(images, torch.randint(0, 5, (2, 64, 1), generator=generator()), 2)
     padded = F.pad(images, (2,) * 4, mode="reflect")
     found = set()
     for image, source in zip(moved, padded, strict=True):
@@ -42,14 +67,15 @@ def test_padded_crop_shifts_each_image_on_its_own(images: Tensor) -> None:
 
 
 def test_resized_crop_of_everything_changes_nothing(images: Tensor) -> None:
-    torch.testing.assert_close(random_resized_crop(images, [1, 1], [1, 1], generator()), images, rtol=0, atol=1e-5)
+    drawn = torch.rand(4, len(images), generator=generator())
+    torch.testing.assert_close(resized_crop(images, drawn, [1, 1], [1, 1]), images, rtol=0, atol=1e-5)
 
 
 def test_resized_crop_cuts_the_share_it_is_told_to() -> None:
     """On a ramp of coordinates a crop is a ramp too, from which its window can be read."""
     ramp = torch.arange(64.0) + 0.5
     images = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64)]).expand(2000, 2, 64, 64)
-    crops = random_resized_crop(images, [0.3, 0.6], [0.8, 1.25], generator())
+    crops = resized_crop(images, torch.rand(4, 2000, generator=generator()), [0.3, 0.6], [0.8, 1.25])
     width = (crops[:, 0, 0, -1] - crops[:, 0, 0, 0]) * 64 / 63
     height = (crops[:, 1, -1, 0] - crops[:, 1, 0, 0]) * 64 / 63
     area, ratio = width * height / 64**2, width / height
@@ -64,17 +90,20 @@ def test_resized_crop_cuts_the_share_it_is_told_to() -> None:
     assert (left + width).max() <= 64.001
 
 
-def test_each_switch_of_the_recipe_has_its_effect(images: Tensor) -> None:
-    off = ["recipe.augment.flip=false", "recipe.augment.crop_padding=0", "recipe.augment.crop_scale=null"]
-    plain = composed("trainer=cpu", *off).recipe.augment
-    assert torch.equal(augment(images, plain, generator()), images)
-    for on in ("flip=true", "crop_padding=2", "crop_scale=[0.5,0.9]"):
-        recipe = composed("trainer=cpu", *off, f"recipe.augment.{on}").recipe.augment
-        first, again, other = (augment(images, recipe, generator(seed)) for seed in (0, 0, 1))
-        assert first.shape == images.shape
-        assert torch.equal(first, again), on
-        assert not torch.equal(first, other), on
-        assert not torch.equal(first, images), on
+@pytest.mark.parametrize("on", [
+    "augment.flip=true", "augment.crop_padding=2", "augment.crop_scale=[0.5,0.9]", "augment.policy=trivial",
+    "augment.policy=autoaugment", "augment.erasing_probability=0.5", "mixing.probability=0.5",
+])  # fmt: skip
+def test_each_switch_of_the_recipe_has_its_effect(on: str) -> None:
+    augmentation = batches_of(*OFF, f"recipe.{on}")
+    data = augmentation.data
+    images = normalise(data.train.images[:120], data.mean, data.std)
+    assert torch.equal(applied(batches_of(*OFF)), images)
+    first, again, other = (applied(augmentation, batch=batch) for batch in (0, 0, 1))
+    assert first.shape == images.shape
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert not torch.equal(first, images)
 
 
 def rates(*overrides: str, steps_per_epoch: int = 10) -> list[float]:

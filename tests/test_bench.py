@@ -117,7 +117,7 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
     code, printed = call(__main__.main, arguments, monkeypatch, capfd)
     assert code == 0, printed
     tables = {path.stem: list(csv.DictReader(open(path))) for path in Path("speed").glob("*.csv")}
-    assert tables.keys() == {"start", "steps", "switches", "profile", "epoch", "images", "growth"}
+    assert tables.keys() == {"start", "steps", "switches", "profile", "epoch", "images", "augmentation", "growth"}
     assert len(tables["steps"]) == 6
     for row in tables["steps"]:
         assert 0 < float(row["ms_min"]) <= float(row["ms"]) <= float(row["ms_max"])
@@ -129,6 +129,7 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
         shares = {row["operator"]: float(row["share"]) for row in tables["profile"] if row["network"] == network}
         assert sum(shares.values()) == pytest.approx(1, abs=0.02)
         assert shares[operator] > 0
+    assert [row["augmentation"] for row in tables["augmentation"]][0::9] == ["nothing", "all of recipe=strong"]
     assert {float(row["ms"]) for row in tables["epoch"]} == {2000.0}
     assert [float(row["seconds"]) for row in tables["start"]] == [2, 5 + len(SMALL)]
     assert Path("speed/steps.png").stat().st_size > 1000

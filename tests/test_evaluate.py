@@ -1,14 +1,18 @@
 """What can be done with a trained run: measure it again, put it beside others."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
-from helpers import call, composed, run
+import torch.nn.functional as F
+from helpers import TINY, call, composed, run
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from vit_cnn import compare, evaluate
-from vit_cnn.run.trained import load_config
+from vit_cnn.data.batches import normalise
+from vit_cnn.run.trained import load_config, load_run
 from vit_cnn.training.loop import train
 
 
@@ -27,6 +31,20 @@ def test_evaluate_reproduces_the_result(
         assert code == 0, printed
         for key in ("acc", "loss"):
             assert printed.count(f"{result[f'{split}/{key}']:.6f}") >= 2, printed
+
+
+def test_flipping_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    result = run("run")
+    code, printed = call(evaluate.main, ["run=run", "split=val", "flip=true"], monkeypatch, capfd)
+    assert code == 0, printed
+    assert printed.count(f"{result['val/loss']:.6f}") == 2
+    data = instantiate(composed(*TINY).data)
+    model = load_run("run").model
+    images = normalise(data.val.images, data.mean, data.std)
+    logits = (model(images) + model(images.flip(-1))) / 2
+    (_, flipped, _) = re.findall(r"\d\.\d{6}", printed.split("loss")[1])
+    assert float(flipped) == pytest.approx(F.cross_entropy(logits, data.val.labels).item(), abs=2e-6)
+    assert not Path("run/test_looks.jsonl").read_text().count("evaluate")
 
 
 def test_a_run_of_a_gpu_can_be_used_on_a_cpu(

@@ -56,6 +56,13 @@ def test_patch_dropout_keeps_cls_and_a_fixed_number_of_patches() -> None:
     assert seen == [49, 65]
 
 
+def test_patches_that_are_left_out_cost_nothing() -> None:
+    result = run("run", "max_steps=1", "model.patch_size=4", "model.patch_dropout=0.5")
+    assert 0.4 < result["flops_per_training_image"] / result["flops_per_image"] < 0.5  # attention costs a quarter
+    whole = run("whole", "max_steps=1", "model.patch_size=4")
+    assert whole["flops_per_training_image"] == whole["flops_per_image"] == result["flops_per_image"]
+
+
 @torch.no_grad()
 def test_a_mimetic_start_looks_like_a_trained_network() -> None:
     torch.manual_seed(0)
@@ -211,6 +218,9 @@ def test_the_config_of_an_earlier_version_is_completed() -> None:
         for key in keys:
             earlier[group].pop(key)
     earlier.recipe.optimizer.pop("decay_all")
+    earlier.recipe.pop("mixing")
+    for key in ("policy", "erasing_probability", "erasing_area", "erasing_ratio"):
+        earlier.recipe.augment.pop(key)
     earlier.model.embedding_std = 0.5
     assert complete(earlier).model == {**now.model, "embedding_std": 0.5}
     assert earlier.recipe == now.recipe

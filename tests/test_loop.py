@@ -118,15 +118,15 @@ def test_max_steps_ends_a_run_early_and_whole() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    augment = step.augment
+    training_batch = step.training_batch
 
-    def poisoned(images: torch.Tensor, *arguments: Any) -> torch.Tensor:
+    def poisoned(*arguments: Any, **options: Any) -> tuple[torch.Tensor, ...]:
         poisoned.calls += 1
-        # The first batch is drawn twice, once for its picture.
-        return augment(images, *arguments) * (float("nan") if poisoned.calls == 9 else 1)
+        images, *labels = training_batch(*arguments, **options)
+        return images * (float("nan") if poisoned.calls == 8 else 1), *labels
 
     poisoned.calls = 0
-    monkeypatch.setattr(step, "augment", poisoned)
+    monkeypatch.setattr(step, "training_batch", poisoned)
     monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     code, printed = command(*TINY, "trainer.log_every=5", "hydra.run.dir=run")
     assert code == 1
@@ -135,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights
     assert all(tensor.isfinite().all() for tensor in weights("run").values())
     assert torch.load("run/last.pt", weights_only=True)["progress"]["step"] == 5
     assert json.loads(Path("run/status.json").read_text())["status"] == "failed"
-    monkeypatch.setattr(step, "augment", augment)
+    monkeypatch.setattr(step, "training_batch", training_batch)
     assert command("resume=run")[0] == 0
 
 
@@ -179,7 +179,8 @@ def test_training_learns_and_losses_are_plain_cross_entropy() -> None:
     "model.dropout=0.5", "recipe.label_smoothing=0.2", "recipe.grad_clip=0.1", "recipe.optimizer.name=sgd",
     "recipe.optimizer.weight_decay=0.9", "recipe.schedule.warmup_epochs=1", "recipe.augment.flip=false",
     "recipe.augment.crop_padding=2", "recipe.augment.crop_scale=null", "model.embedding_std=0.02",
-    "trainer.precision=bf16",
+    "recipe.augment.flip=alternating", "recipe.augment.policy=trivial", "recipe.augment.erasing_probability=0.9",
+    "recipe.mixing.probability=0.9", "trainer.precision=bf16",
 ])  # fmt: skip
 def test_every_option_changes_the_training(override: str) -> None:
     run("plain", "max_steps=4")
@@ -346,7 +347,8 @@ def test_a_compiled_run_evaluates_with_the_compiled_network(monkeypatch: pytest.
             passes.append("train" if self.model.training else "val")
             return self.model(images)
 
-    monkeypatch.setattr(torch, "compile", Stand)
+    compiled = lambda part, **options: Stand(part, **options) if isinstance(part, nn.Module) else part  # noqa: E731
+    monkeypatch.setattr(torch, "compile", compiled)
     result = run("run", "trainer.compile=true")
     assert passes == 2 * (5 * ["train"] + ["val"])
     assert result["val/acc"] == run("plain")["val/acc"]

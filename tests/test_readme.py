@@ -89,7 +89,7 @@ def test_files_of_ones_own_do_what_they_say(command: Callable[..., tuple[int, st
         code, printed = command(*ours, "data=digits")
         assert code == 2
         assert "has to begin with the line `# @package _global_`" in printed
-        assert len(printed.splitlines()) == 1
+        assert len(printed.splitlines()) == 2  # the first says that it starts
 
 
 def test_python_runs(image_tree: Path, tmp_path: Path) -> None:

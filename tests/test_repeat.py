@@ -60,7 +60,7 @@ def test_a_network_of_ones_own_that_conf_does_not_have() -> None:
 
 
 def test_the_command_repeats_a_group(command: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vit_cnn.sweep.write_report", lambda folders, sweep_dir: None)
+    monkeypatch.setattr("vit_cnn.report.jobs.write_report", lambda folders, sweep_dir: None)
     for seed in (3, 4):
         assert command(*TINY, f"seed={seed}", "max_steps=2", f"hydra.run.dir=first/{seed}")[0] == 0
     said = command_of(label_runs(find_runs([Path("first")])))

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 
 from vit_cnn.errors import Refused
 from vit_cnn.report import __main__ as report
-from vit_cnn.report import curves
+from vit_cnn.report import curves, deck
 from vit_cnn.report.build import build
 from vit_cnn.report.claims import all_of_training, check_claims, gap
 from vit_cnn.report.groups import by_label, label_runs
@@ -333,3 +333,17 @@ def test_in_a_browser(runs: Path) -> None:
     assert told["broken"] == 0
     assert told["images"] >= 12
     assert len(set(told["seen"])) == len(curves.AXES), told  # each button shows another axis
+
+
+def test_the_first_figure_of_the_readme(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Drawn from the points that are kept in the lab book."""
+    kept = Path(__file__).parent.parent / "experiments" / "deck" / "curves.csv"
+    Path("curves.csv").write_text(kept.read_text())
+    code, printed = call(deck.main, ["curves.csv"], monkeypatch, capfd)
+    assert code == 0, printed
+    assert Path("accuracy.png").stat().st_size > 10_000
+    texts = [text.get_text() for text in deck.accuracy(curves.read_csv(kept)["val/acc"]).axes[0].texts]
+    assert any(text.startswith("ours: CNN, 1") for text in texts)
+    assert "the deck's ViT, 77% test" in texts
+    code, printed = call(deck.main, ["nothing.csv"], monkeypatch, capfd)
+    assert (code, "nothing.csv cannot be read as curves" in printed) == (2, True)

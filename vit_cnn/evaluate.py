@@ -34,14 +34,16 @@ class Command:
     split: str = "test"  # train, val or test
     trust: str = ""  # package whose code the run may name
     device: str = "auto"  # auto: where the run was trained if that device is here, else cpu
+    flip: bool = False  # measure the mean of the logits for each image and its mirror image as well
 
 
-HELP = """usage: vit-cnn evaluate RUN [split=test] [device=auto] [trust=…]
+HELP = """usage: vit-cnn evaluate RUN [split=test] [device=auto] [flip=false] [trust=…]
 
   RUN     run folder
   split   train, val or test (default); a look at the test images is counted in the run folder
   trust   package of yours whose code the run may name
   device  cpu, cuda or mps; auto (default): where the run was trained if that device is here, else cpu
+  flip    true: beside it, what the mean of the logits for each image and its mirror image says (test-time augmentation)
 
 example: vit-cnn evaluate runs/first split=val"""
 
@@ -70,17 +72,21 @@ def main() -> None:
         note_look(run_dir, by="evaluate")
     split: Split = getattr(data, command.split)
     autocast = autocast_for(device, precision_of(cfg.trainer.precision))
-    measured = score(logits_of(model, split, data, autocast), split.labels)
+    logits = logits_of(model, split, data, autocast)
+    columns = {"now": score(logits, split.labels)}
+    if command.flip:
+        mirrored = logits_of(model, dataclasses.replace(split, images=split.images.flip(-1)), data, autocast)
+        columns["with flip"] = score((logits + mirrored) / 2, split.labels)
 
     recorded = read_result(run_dir) if (run_dir / "result.json").exists() else {}
+    columns["result.json"] = {key: recorded[f"{command.split}/{key}"] for key in columns["now"] if recorded}
     table = Table(
         title=f"{network_name(cfg.model)} on {data.name}, {len(split):,} {command.split} images", box=box.SIMPLE_HEAD
     )
-    for heading in ("", "now", "result.json"):
+    for heading in ("", *columns):
         table.add_column(heading, justify="right")
     for key, name in (("acc", "accuracy"), ("loss", "loss")):
-        old = recorded.get(f"{command.split}/{key}")
-        table.add_row(name, f"{measured[key]:.6f}", "–" if old is None else f"{old:.6f}")
+        table.add_row(name, *(f"{scores[key]:.6f}" if key in scores else "–" for scores in columns.values()))
     console.print(table)
 
 

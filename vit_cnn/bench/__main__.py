@@ -46,6 +46,7 @@ def main() -> None:
             "The training part of an epoch without the network: order, gather, normalise, augment",
             bench.images,
         ),
+        ("augmentation", "A training batch without the network: what each ingredient costs", bench.augmentation),
         ("growth", "What grows how: a training step of our networks", bench.growth),
     ):
         rows = measure()

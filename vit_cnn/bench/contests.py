@@ -6,21 +6,25 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from vit_cnn.bench import peers
 from vit_cnn.bench.contenders import Contenders, switched
 from vit_cnn.bench.loops import EPOCH_STEPS, grown, in_fresh_process, our_loop, steps_alone, usual_loop
 from vit_cnn.bench.measure import OperatorTimes, Row, command_seconds, in_rounds, saved_bytes, spread
 from vit_cnn.bench.noise import noise_config
+from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
-from vit_cnn.data.batches import normalise, seeded, shuffled
+from vit_cnn.data.batches import shuffled
 from vit_cnn.models import CNN
 from vit_cnn.models.size import flops_per_image
-from vit_cnn.training.augment import augment
+from vit_cnn.training.augment import Augmentation
 from vit_cnn.training.precision import autocast_for
+from vit_cnn.training.step import training_batch
 
 OPERATORS = 12  # listed in a profile
 
@@ -156,18 +160,44 @@ class Bench(Contenders):
         for number in (1_000, 5_000, 10_000, 50_000):
             cfg = noise_config(*self.overrides, images=number, batch=self.batch)
             data: Dataset = instantiate(cfg.data).to(self.device)
-            generator = torch.Generator(self.device)
+            augmentation = Augmentation(cast(Recipe, OmegaConf.to_object(cfg.recipe)), data=data, seed=0)
 
-            def pass_over(data: Dataset = data, generator: torch.Generator = generator) -> None:
+            def pass_over(data: Dataset = data, augmentation: Augmentation = augmentation) -> None:
                 for batch, chosen in shuffled(data.train, batch_size=self.batch, seed=0, epoch=0, first=0):
-                    images = normalise(data.train.images[chosen], data.mean, data.std)
-                    augment(images, self.cfg.recipe.augment, seeded(generator, 0, 0, batch))
+                    augmentation.begin(0, batch)
+                    training_batch(chosen, data=data, augmentation=augmentation)
 
             times = in_rounds({"": pass_over}, rounds=3)[""]
             rate = round(number / statistics.median(times))
             memory = round(data.train.images.nbytes / 1e6, 1)
             rows.append({"images": number, **spread(times), "images_per_second": rate, "data_mb": memory})
         return rows
+
+    def augmentation(self) -> list[Row]:
+        """A batch without the network, gathered, normalised and augmented, with one ingredient each."""
+        plain = ["recipe=modern", "recipe.augment.flip=false", "recipe.augment.crop_padding=0"]
+        kinds = {
+            "nothing": plain,
+            "flip": [*plain, "recipe.augment.flip=true"],
+            "alternating flip": [*plain, "recipe.augment.flip=alternating"],
+            "padded crop": [*plain, "recipe.augment.crop_padding=4"],
+            "resized crop": [*plain, "recipe.augment.crop_scale=[0.8,1]"],
+            "TrivialAugment": [*plain, "recipe.augment.policy=trivial"],
+            "AutoAugment": [*plain, "recipe.augment.policy=autoaugment"],
+            "random erasing": [*plain, "recipe.augment.erasing_probability=0.25"],
+            "CutMix and MixUp": [*plain, "recipe.mixing.probability=0.5"],
+            "all of recipe=strong": ["recipe=strong"],
+        }
+        batches = {name: self.training_batches(overrides) for name, overrides in kinds.items()}
+        return [{"augmentation": name, **spread(each)} for name, each in in_rounds(batches, rounds=20).items()]
+
+    def training_batches(self, overrides: list[str]) -> Callable[[], object]:
+        """What makes the training batch of a recipe, on random images."""
+        cfg = noise_config(*self.overrides, *overrides, images=1000, batch=self.batch)
+        data: Dataset = instantiate(cfg.data).to(self.device)
+        augmentation = Augmentation(cast(Recipe, OmegaConf.to_object(cfg.recipe)), data=data, seed=0)
+        chosen = torch.arange(self.batch, device=self.device)
+        return lambda: training_batch(chosen, data=data, augmentation=augmentation)
 
     def growth(self) -> list[Row]:
         """Time and memory of a training step against batch, image size and patch size, in processes of their own."""

@@ -30,6 +30,7 @@ from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed, exit_with_code
 from vit_cnn.machine import precision_of, versions
 from vit_cnn.run.reading import read_rows
+from vit_cnn.training.augment import Augmentation
 from vit_cnn.training.loop import build_step, compiled, train
 from vit_cnn.training.optim import set_learning_rate
 from vit_cnn.training.precision import autocast_for, use_whole_fp32
@@ -117,14 +118,15 @@ def steps(cfg: DictConfig, number: int) -> Iterator[torch.Tensor]:
     state = build_state(cfg, None, Path())
     state.model(data.train.images[:1].float())  # eagerly, before anything is captured
     recipe = cast(Recipe, OmegaConf.to_object(cfg.recipe))
-    autocast, generator = autocast_for(device, precision_of(cfg.trainer.precision)), torch.Generator(device)
+    autocast = autocast_for(device, precision_of(cfg.trainer.precision))
     forward = compiled(state.model) if cfg.trainer.compile else state.model
-    step = build_step(cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, generator=generator)
+    augmentation = Augmentation(recipe, data=data, seed=cfg.seed, compiled=cfg.trainer.compile)
+    step = build_step(cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, augmentation=augmentation)
     set_learning_rate(state.optimizer, cfg.recipe.optimizer.lr)
     state.model.train()
     chosen = torch.arange(cfg.recipe.batch_size, device=device)
     for count in range(number):
-        generator.manual_seed(count)
+        augmentation.begin(0, count)
         yield step(chosen)
 
 

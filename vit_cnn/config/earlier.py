@@ -6,7 +6,10 @@ from omegaconf import DictConfig, OmegaConf
 
 VIT = {"stochastic_depth": 0.0, "patch_dropout": 0.0, "mimetic": False}
 MODEL: dict[str, dict[str, Any]] = {"vit_cnn.models.ViT": VIT, "vit_cnn.models.vit.ViT": VIT}
-RECIPE: dict[str, Any] = {"ema_decay": None, "optimizer.decay_all": True}
+AUGMENT = {"policy": None, "erasing_probability": 0.0, "erasing_area": [0.02, 0.33], "erasing_ratio": [0.3, 3.3]}
+MIXING = {"probability": 0.0, "switch_probability": 0.5, "cutmix_alpha": 1.0, "mixup_alpha": 0.8, "end": 1.0}
+RECIPE: dict[str, Any] = {"ema_decay": None, "optimizer.decay_all": True, "mixing": MIXING}
+RECIPE |= {f"augment.{key}": value for key, value in AUGMENT.items()}
 
 
 def complete(saved: DictConfig) -> DictConfig:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import typing
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
@@ -30,10 +30,23 @@ class Schedule:
 
 @dataclasses.dataclass
 class Augment:
-    flip: bool
+    flip: Union[bool, str]
     crop_padding: int
     crop_scale: Optional[list[float]]
     crop_ratio: list[float]
+    policy: Optional[str]
+    erasing_probability: float
+    erasing_area: list[float]
+    erasing_ratio: list[float]
+
+
+@dataclasses.dataclass
+class Mixing:
+    probability: float
+    switch_probability: float
+    cutmix_alpha: float
+    mixup_alpha: float
+    end: float
 
 
 @dataclasses.dataclass
@@ -47,6 +60,7 @@ class Recipe:
     optimizer: Optimizer
     schedule: Schedule
     augment: Augment
+    mixing: Mixing
 
 
 @dataclasses.dataclass

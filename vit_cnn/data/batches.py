@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vit_cnn.data.dataset import Split
 
-ORDER, AUGMENTATION = 1, 2  # what random numbers are drawn for
+ORDER, AUGMENTATION, MIRRORED = 1, 2, 3  # what random numbers are drawn for
 
 
 def shuffled(split: Split, *, batch_size: int, seed: int, epoch: int, first: int) -> Iterator[tuple[int, Tensor]]:
@@ -26,8 +26,8 @@ def seeded(generator: torch.Generator, purpose: int, *numbers: int) -> torch.Gen
     """Seed ``generator`` with a hash of ``numbers``, so that a batch depends on nothing that came before it.
 
     Args:
-        purpose: ``ORDER`` or ``AUGMENTATION``: the hash pads with zeros, so that without it an epoch's order and its
-            batch 0 would draw the same stream.
+        purpose: ``ORDER``, ``AUGMENTATION`` or ``MIRRORED``: the hash pads with zeros, so that without it an epoch's
+            order and its batch 0 would draw the same stream.
     """
     return generator.manual_seed(int(np.random.SeedSequence((purpose, *numbers)).generate_state(1, np.uint64)[0]) >> 1)
 

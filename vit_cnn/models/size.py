@@ -81,15 +81,19 @@ def size_table(model: nn.Module, images: Tensor, *, every_layer: bool = False) -
     )
 
 
-def flops_per_image(model: nn.Module, image: Tensor) -> int:
+def flops_per_image(model: nn.Module, image: Tensor, *, in_training: bool = False) -> int:
     """Floating-point operations of one forward pass of one image [1, c, h, w], 2 × multiply-adds.
 
     Counts matrix products and convolutions of the whole network: a ViT's last block with all its tokens, though the
     forward pass skips those that do not reach the head.
+
+    Args:
+        in_training: count what training does, which leaves patches out where there is patch dropout.
     """
-    whole = copy.deepcopy(model).eval()
+    whole = copy.deepcopy(model).train(in_training)
     if isinstance(whole, ViT):
         whole.only_cls_at_the_end = False
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        whole(image)
-    return counter.get_total_flops()
+    devices = [image.device] if image.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices), FlopCounterMode(display=False) as counter:
+        whole(image.repeat(2, 1, 1, 1))  # batch norm refuses to train on one
+    return counter.get_total_flops() // 2

@@ -27,7 +27,7 @@ from vit_cnn.report.mistakes import add_calibration, add_errors
 from vit_cnn.report.networks import add_data, add_inside
 from vit_cnn.report.page import NAME, Page
 from vit_cnn.report.repeat import add_groups
-from vit_cnn.report.results import add_mcnemar, add_results, add_runs
+from vit_cnn.report.results import add_mcnemar, add_results, add_runs, training_flops
 from vit_cnn.run.reading import Run
 
 log = logging.getLogger(__name__)
@@ -46,14 +46,14 @@ def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: b
         Refused: the runs cannot be compared, or ``folder`` holds a report of other runs; nothing is written.
     """
     check_same_data(runs)
-    if not replace:
-        check_same_report(runs, folder)
     everything = label_runs(runs)
     runs, repeats = once_per_seed(everything)
     finished = [run for run in runs if run.result]
     best = best_groups(finished)
     predictions = {label: [run.predictions() for run in group] for label, group in by_label(finished).items()}
     check_same_labels(finished, [arrays for group in predictions.values() for arrays in group])
+    if not replace:
+        check_same_report(everything, folder)
     runs = sorted(runs, key=lambda run: run.label not in best)  # so that these get the colour of their network
     colours = colours_of(list(by_label(runs)))
     data_name = runs[0].config["data"]["name"]
@@ -152,7 +152,7 @@ def images_of(run: Run) -> Dataset | None:
 def add_curves(page: Page, runs: list[Run], colours: dict[str, str]) -> None:
     flops = {}
     for label, group in by_label(runs).items():
-        known = [run.result["flops_per_image"] for run in group if run.result]
+        known = [training_flops(run.result) for run in group if run.result]
         flops[label] = known[0] if known else flops_of(group[0])
     drawn = curves.all_curves(runs, flops)
     if not any(drawn.values()):
@@ -169,7 +169,7 @@ def add_curves(page: Page, runs: list[Run], colours: dict[str, str]) -> None:
 def flops_of(run: Run) -> int:
     data = run.config["data"]
     image = torch.zeros(1, data["num_channels"], data["image_size"], data["image_size"])
-    return flops_per_image(build_network(OmegaConf.create(run.config["model"])), image)
+    return flops_per_image(build_network(OmegaConf.create(run.config["model"])), image, in_training=True)
 
 
 def add_claims(page: Page, best: dict[str, list[Run]]) -> None:

@@ -62,9 +62,16 @@ def figures_of(group: list[Run], predictions: list[dict[str, Array]]) -> dict[st
     }
 
 
+def training_flops(result: dict[str, Any]) -> int:
+    """Of a forward pass of one training image; earlier versions knew no network in which it is a smaller one."""
+    flops: int = result.get("flops_per_training_image", result["flops_per_image"])
+    return flops
+
+
 def cost_of(group: list[Run]) -> dict[str, str]:
     results = [run.result for run in group if run.result]
-    flops = [3 * r["flops_per_image"] * r["steps"] * r["config"]["recipe"]["batch_size"] / 1e15 for r in results]
+    images = [result["steps"] * result["config"]["recipe"]["batch_size"] for result in results]
+    flops = [3 * training_flops(result) * n / 1e15 for result, n in zip(results, images, strict=True)]
     return {
         "best epoch": ", ".join(f"{result['best_epoch']:g}" for result in results),
         "training time": duration(float(np.mean([result["seconds_train"] for result in results]))),

@@ -1,70 +1,122 @@
 """Augmentation of whole batches on their device: each image draws its own numbers, no loop over images.
 
+In two parts: ``draw`` takes every random number of a batch; ``apply`` is a pure function of images and numbers, which
+can be compiled. Neither waits for the device, and no shape depends on what was drawn, so that a step can be captured
+as a CUDA graph. What changes from step to step is in tensors that ``begin`` fills.
+
 Axes: ``b`` batch, ``c`` channels, ``h w`` pixels.
 """
 
-import math
+import functools
+from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from vit_cnn.config.schema import Augment
+from vit_cnn.config.schema import Recipe
+from vit_cnn.data import Dataset
+from vit_cnn.data.batches import AUGMENTATION, MIRRORED, normalise, seeded
+from vit_cnn.training.colour import recolour
+from vit_cnn.training.erasing import erase
+from vit_cnn.training.geometry import mirror, move, padded_crop, resized_crop
+from vit_cnn.training.mixing import beta_quantiles, mix, shares
+from vit_cnn.training.policy import build_policy
+
+Batch = tuple[Tensor, Tensor, Tensor]
 
 
-def augment(images: Tensor, recipe: Augment, generator: torch.Generator) -> Tensor:
-    """Apply what ``recipe`` asks for to float images [b, c, h, w].
-
-    Args:
-        generator: source of every random number, on the device of the images.
-    """
-    if recipe.crop_scale is not None:
-        images = random_resized_crop(images, recipe.crop_scale, recipe.crop_ratio, generator)
-    if recipe.crop_padding:
-        images = random_padded_crop(images, recipe.crop_padding, generator)
-    if recipe.flip:
-        images = random_flip(images, generator)
-    return images
-
-
-def random_flip(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Mirror each image left to right with probability 1/2."""
-    flip = torch.rand(len(images), 1, 1, 1, device=images.device, generator=generator) < 0.5
-    return torch.where(flip, images.flip(-1), images)
-
-
-def random_padded_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Shift each image by up to ``padding`` pixels either way; its own reflection fills the border."""
-    b, c, h, w = images.shape
-    padded = F.pad(images, (padding,) * 4, mode="reflect")
-    shift = torch.randint(0, 2 * padding + 1, (2, b, 1), device=images.device, generator=generator)
-    rows = shift[0] + torch.arange(h, device=images.device)
-    columns = shift[1] + torch.arange(w, device=images.device)
-    batch = torch.arange(b, device=images.device)
-    return padded[
-        batch[:, None, None, None],
-        torch.arange(c, device=images.device)[:, None, None],
-        rows[:, None, :, None],
-        columns[:, None, None, :],
-    ]
-
-
-def random_resized_crop(images: Tensor, scale: list[float], ratio: list[float], generator: torch.Generator) -> Tensor:
-    """Cut a rectangle from each image and stretch it to the old size, bilinearly (Szegedy et al., 2014, GoogLeNet).
+class Augmentation:
+    """What a run does to its training images.
 
     Args:
-        scale: smallest and largest share of the area, drawn uniformly.
-        ratio: smallest and largest width / height, drawn uniformly on a logarithmic scale. A rectangle that would
-            stick out is narrowed to the image.
+        data: on the device of the run.
+        compiled: whether ``apply`` goes through ``torch.compile``.
+
+    Attributes:
+        generator: source of every random number, on the device.
     """
-    b = len(images)
-    area, log_ratio, x, y = torch.rand(4, b, device=images.device, generator=generator)
-    area = scale[0] + (scale[1] - scale[0]) * area
-    aspect = torch.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * log_ratio)
-    width, height = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    # In affine_grid's coordinates the image spans [-1, 1], so a window of half-width `width` may move 1 - width.
-    theta = torch.zeros(b, 2, 3, device=images.device)
-    theta[:, 0, 0], theta[:, 1, 1] = width, height
-    theta[:, 0, 2], theta[:, 1, 2] = (2 * x - 1) * (1 - width), (2 * y - 1) * (1 - height)
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+
+    def __init__(self, recipe: Recipe, *, data: Dataset, seed: int, compiled: bool = False) -> None:
+        device = data.mean.device
+        self.recipe, self.data, self.seed = recipe, data, seed
+        self.generator = torch.Generator(device)
+        self.epoch_is_odd = torch.zeros((), dtype=torch.bool, device=device)
+        self.mixes = torch.zeros((), dtype=torch.bool, device=device)
+        if recipe.augment.flip == "alternating":
+            drawn = torch.rand(len(data.train), generator=seeded(torch.Generator(), MIRRORED, seed))
+            self.mirrored = (drawn < 0.5).to(device)
+        if recipe.augment.policy is not None:
+            size = data.train.images.shape[-1]
+            self.policy = build_policy(recipe.augment.policy, image_size=size, device=device)
+        if recipe.mixing.probability:
+            alphas = (recipe.mixing.cutmix_alpha, recipe.mixing.mixup_alpha)
+            self.quantiles = torch.stack([beta_quantiles(alpha) for alpha in alphas]).to(device)
+        self.apply: Callable[[Tensor, Tensor, dict[str, Tensor]], Batch] = (
+            torch.compile(self._apply, dynamic=False) if compiled else self._apply
+        )
+
+    def begin(self, epoch: int, batch: int) -> None:
+        """Come before batch ``batch`` of an epoch, from whatever came before."""
+        seeded(self.generator, AUGMENTATION, self.seed, epoch, batch)
+        if self.recipe.augment.flip == "alternating":
+            self.epoch_is_odd.fill_(epoch % 2 == 1)
+        if self.recipe.mixing.probability:
+            epochs_done = epoch + batch / (len(self.data.train) // self.recipe.batch_size)
+            self.mixes.fill_(epochs_done < self.recipe.mixing.end * self.recipe.epochs)
+
+    def draw(self, chosen: Tensor) -> dict[str, Tensor]:
+        """The numbers of a batch of the training images at the positions ``chosen`` [b].
+
+        Those of whatever came into this project later come later, so that a recipe draws what it always drew.
+        """
+        recipe, b = self.recipe.augment, len(chosen)
+        uniform = functools.partial(torch.rand, device=chosen.device, generator=self.generator)
+        whole = functools.partial(torch.randint, device=chosen.device, generator=self.generator)
+        draws = {}
+        if recipe.crop_scale is not None:
+            draws["window"] = uniform(4, b)
+        if recipe.crop_padding:
+            draws["shift"] = whole(0, 2 * recipe.crop_padding + 1, (2, b, 1))
+        if recipe.flip == "alternating":
+            draws["flip"] = (self.mirrored[chosen] ^ self.epoch_is_odd)[:, None, None, None]
+        elif recipe.flip:
+            draws["flip"] = uniform(b, 1, 1, 1) < 0.5
+        if recipe.policy is not None:
+            amounts, probability = self.policy
+            row = whole(0, len(amounts), (b,))
+            done = uniform(b, amounts.shape[1]) < probability[row]
+            draws["amounts"] = amounts[row] * done[..., None]
+        if recipe.erasing_probability:
+            draws["erased"] = uniform(b) < recipe.erasing_probability
+            draws["erasing"] = uniform(4, b)
+        if self.recipe.mixing.probability:
+            draws["mixing"], draws["mixes"] = uniform(5, b), self.mixes
+        return draws
+
+    def _apply(self, images: Tensor, labels: Tensor, draws: dict[str, Tensor]) -> Batch:
+        """Make of uint8 images [b, c, h, w] and labels [b] what the network learns from.
+
+        Returns:
+            Images float32 [b, c, h, w]; targets, which are the labels, or with mixing shares [b, classes]; and labels.
+        """
+        recipe, data = self.recipe.augment, self.data
+        if "amounts" in draws:
+            images = move(images.float(), draws, recipe)
+            for stage in draws["amounts"].unbind(dim=1):
+                images = recolour(images, stage)
+            images = normalise(images, data.mean, data.std)
+        else:
+            images = normalise(images, data.mean, data.std)
+            if recipe.crop_scale is not None:
+                images = resized_crop(images, draws["window"], recipe.crop_scale, recipe.crop_ratio)
+            if recipe.crop_padding:
+                images = padded_crop(images, draws["shift"], recipe.crop_padding)
+            if "flip" in draws:
+                images = mirror(images, draws["flip"])
+        if "erasing" in draws:
+            images = erase(images, draws["erased"], draws["erasing"], recipe.erasing_area, recipe.erasing_ratio)
+        if "mixing" in draws:
+            h, w = images.shape[-2:]
+            share = shares(draws["mixing"], self.quantiles, self.recipe.mixing, still=draws["mixes"], h=h, w=w)
+            return mix(images, labels, share=share, num_classes=len(data.classes))
+        return images, labels, labels

@@ -12,7 +12,7 @@ from vit_cnn.config.target import network_name
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Stopped
 from vit_cnn.machine import device_name, git_state, peak_memory_bytes, precision_of, versions
-from vit_cnn.models.size import count
+from vit_cnn.models.size import count, flops_per_image
 from vit_cnn.run.files import write_atomically, write_json
 from vit_cnn.run.looks import count_looks, note_look
 from vit_cnn.run.media import Media
@@ -73,7 +73,8 @@ def write_result(
     result = {
         "model": network_name(cfg.model),
         "params": count(state.model),
-        "flops_per_image": speed.flops_per_image,
+        "flops_per_image": flops_per_image(state.model, data.train.images[:1].float()),
+        "flops_per_training_image": speed.flops_per_image,  # a forward pass too, without the patches that are left out
         "epochs": progress.step / plan.steps_per_epoch,
         "steps": progress.step,
         "seed": cfg.seed,

@@ -25,7 +25,7 @@ from vit_cnn.config.target import network_name
 from vit_cnn.config.trust import trust_of
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
-from vit_cnn.data.batches import AUGMENTATION, normalise, seeded, shuffled
+from vit_cnn.data.batches import normalise, shuffled
 from vit_cnn.errors import Failed, Stopped, resume_command
 from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, precision_of
 from vit_cnn.models.size import flops_per_image, size_table
@@ -37,6 +37,7 @@ from vit_cnn.run.media import Media
 from vit_cnn.run.result import read_result
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.tracking import Tracker
+from vit_cnn.training.augment import Augmentation
 from vit_cnn.training.continuation import note_continuation
 from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.finish import final_pass, write_result
@@ -94,9 +95,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         note_continuation(cfg, recipe, plan, progress, before=saved["config"])
     precision = precision_of(cfg.trainer.precision)
     autocast = autocast_for(device, precision)
-    generator = torch.Generator(device)  # of the augmentation; seeded for each step
     forward = compiled(state.model) if cfg.trainer.compile else state.model
-    step = build_step(cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, generator=generator)
+    augmentation = Augmentation(recipe, data=data, seed=cfg.seed, compiled=cfg.trainer.compile)
+    step = build_step(cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, augmentation=augmentation)
 
     # Begin: from here on there is a run.
     tracker = begin(cfg, run_dir, state, data, plan, wandb_id=saved["wandb_id"] if saved else None)
@@ -106,11 +107,12 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     about = {"wandb_id": tracker.wandb.id, "config": OmegaConf.to_container(cfg)}
 
     with StopSignal(resume_command(run_dir, trust_of(cfg)), display) as stop, tracker:
-        speed = Speed(flops_per_image(state.model, data.train.images[:1].float()), peak_flops(device, precision))
+        one_image = data.train.images[:1].float()
+        speed = Speed(flops_per_image(state.model, one_image, in_training=True), peak_flops(device, precision))
         if not saved:
             state.save(run_dir, data, **about)  # so that a kill at any moment leaves something to resume
         if progress.step == 0:
-            media.inputs(first_batch(cfg.seed, recipe, data, generator))
+            media.inputs(first_batch(cfg.seed, recipe, data, augmentation))
 
         # Train, an epoch at a time.
         while progress.step < plan.last_step:
@@ -122,7 +124,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             ):
                 lr = learning_rate(progress.step, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
                 set_learning_rate(state.optimizer, lr)
-                seeded(generator, AUGMENTATION, cfg.seed, epoch, batch)
+                augmentation.begin(epoch, batch)
                 state.window.append(step(chosen))
                 progress.step += 1
                 display.step(progress.step)
@@ -187,7 +189,7 @@ def build_step(
     state: State,
     data: Dataset,
     autocast: torch.autocast,
-    generator: torch.Generator,
+    augmentation: Augmentation,
 ) -> Callable[[Tensor], Tensor]:
     """``training_step`` of this run, as a function of the positions of the images alone."""
     step = functools.partial(
@@ -197,9 +199,9 @@ def build_step(
         data=data,
         recipe=recipe,
         autocast=autocast,
-        generator=generator,
+        augmentation=augmentation,
     )
-    return Captured(step, generator=generator) if cfg.trainer.cuda_graph else step
+    return Captured(step, generator=augmentation.generator) if cfg.trainer.cuda_graph else step
 
 
 def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Plan, *, wandb_id: str | None) -> Tracker:
@@ -232,11 +234,11 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
     )
 
 
-def first_batch(seed: int, recipe: Recipe, data: Dataset, generator: torch.Generator) -> Tensor:
+def first_batch(seed: int, recipe: Recipe, data: Dataset, augmentation: Augmentation) -> Tensor:
     """The first images of the run as the network will see them; drawing them changes nothing that is drawn later."""
     batch, chosen = next(shuffled(data.train, batch_size=recipe.batch_size, seed=seed, epoch=0, first=0))
-    seeded(generator, AUGMENTATION, seed, 0, batch)
-    return training_batch(chosen, data=data, recipe=recipe.augment, generator=generator)[0]
+    augmentation.begin(0, batch)
+    return training_batch(chosen, data=data, augmentation=augmentation)[0]
 
 
 def training_metrics(state: State, speed: Speed, batch_size: int) -> dict[str, float]:

@@ -15,7 +15,7 @@ class Speed:
     """Turns images a second into operations a second.
 
     Attributes:
-        flops_per_image: of one forward pass.
+        flops_per_image: of one forward pass in training.
         peak: operations a second of a large matrix product here.
     """
 

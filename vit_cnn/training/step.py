@@ -6,11 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vit_cnn.config.schema import Augment, Recipe
+from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
-from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Failed
-from vit_cnn.training.augment import augment
+from vit_cnn.training.augment import Augmentation
 from vit_cnn.training.state import State, not_finite
 
 
@@ -22,18 +21,17 @@ def training_step(
     data: Dataset,
     recipe: Recipe,
     autocast: torch.autocast,
-    generator: torch.Generator,
+    augmentation: Augmentation,
 ) -> Tensor:
     """Learn from the training images at the positions ``chosen`` [b]: loss, accuracy and gradient norm [3].
 
     Args:
         forward: ``state.model``, or what ``torch.compile`` made of it.
-        generator: of the augmentation, on the device.
     """
-    images, labels = training_batch(chosen, data=data, recipe=recipe.augment, generator=generator)
+    images, targets, labels = training_batch(chosen, data=data, augmentation=augmentation)
     with autocast:
         logits = forward(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=recipe.label_smoothing)
+        loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
     state.scaler.unscale_(state.optimizer)
@@ -48,12 +46,15 @@ def training_step(
     return measure(logits, labels, grad_norm)
 
 
-def training_batch(
-    chosen: Tensor, *, data: Dataset, recipe: Augment, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """The training images at the positions ``chosen`` [b] as the network sees them [b, c, h, w], and their labels."""
-    images = normalise(data.train.images[chosen], data.mean, data.std)
-    return augment(images, recipe, generator), data.train.labels[chosen]
+def training_batch(chosen: Tensor, *, data: Dataset, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
+    """The training images at the positions ``chosen`` [b] as the network sees them [b, c, h, w].
+
+    Returns:
+        Images, the targets of the loss, and the labels [b] that accuracy is measured against. Where images are mixed,
+        targets are shares [b, classes], and the label is that of the larger part.
+    """
+    images, labels = data.train.images[chosen], data.train.labels[chosen]
+    return augmentation.apply(images, labels, augmentation.draw(chosen))
 
 
 @torch.no_grad()

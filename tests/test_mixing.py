@@ -1,0 +1,178 @@
+"""Erasing, CutMix and MixUp: what becomes of images and labels, how often, until when; no step waits for a device."""
+
+from typing import Any
+
+import pytest
+import scipy.stats
+import torch
+import torch.nn.functional as F
+from helpers import batches_of
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vit_cnn.config.schema import Mixing
+from vit_cnn.training.erasing import erase
+from vit_cnn.training.mixing import beta_quantiles, mix, quantile, shares
+from vit_cnn.training.step import training_batch
+
+OFF = ["recipe.augment.flip=false", "recipe.augment.crop_padding=0", "recipe.augment.crop_scale=null"]
+EVERYTHING = [
+    "recipe.augment.flip=alternating", "recipe.augment.crop_padding=4", "recipe.augment.policy=autoaugment",
+    "recipe.augment.erasing_probability=0.5", "recipe.mixing.probability=0.5",
+]  # fmt: skip
+
+
+def uniform(*shape: int, seed: int = 5) -> Tensor:
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_erasing_cuts_out_rectangles_of_the_asked_size() -> None:
+    images = torch.ones(5000, 3, 32, 32)
+    erased = uniform(5000, seed=6) < 0.25
+    holes = erase(images, erased, uniform(4, 5000), [0.1, 0.3], [0.5, 2.0]) == 0
+    assert torch.equal(holes.flatten(1).any(dim=1), erased)
+    assert torch.equal(holes[:, 0], holes[:, 2])
+    rows, columns = holes[erased, 0].any(dim=2), holes[erased, 0].any(dim=1)
+    height, width = rows.sum(dim=1), columns.sum(dim=1)
+    assert torch.equal(holes[erased, 0].sum(dim=(1, 2)), height * width)  # all of it, in one piece
+    area, ratio = height * width / 32**2, width / height
+    assert area.min() == pytest.approx(0.1, abs=0.02)
+    assert area.max() == pytest.approx(0.3, abs=0.02)
+    assert area.mean() == pytest.approx(0.2, abs=0.01)
+    assert ratio.log().mean() == pytest.approx(0, abs=0.03)
+    often = holes[erased, 0].float().mean(dim=0)
+    assert often[0, 0] > 0  # it reaches into every corner
+    torch.testing.assert_close(often, often.flip(0, 1), rtol=0, atol=0.06)
+
+
+def test_a_fixed_area_is_cutout() -> None:
+    every = torch.ones(50, dtype=torch.bool)
+    holes = erase(torch.ones(50, 1, 32, 32), every, uniform(4, 50), [0.25, 0.25], [1, 1]) == 0
+    assert (holes.sum(dim=(1, 2, 3)) == 16**2).all()
+
+
+@pytest.mark.parametrize("alpha", [0.5, 1.0, 3.0])
+def test_shares_are_drawn_from_a_beta_distribution(alpha: float) -> None:
+    drawn = quantile(beta_quantiles(alpha), uniform(20_000))
+    assert scipy.stats.kstest(drawn.numpy(), scipy.stats.beta(alpha, alpha).cdf).pvalue > 0.01
+
+
+def mixing(**changed: float) -> Mixing:
+    values = {"probability": 1.0, "switch_probability": 0.0, "cutmix_alpha": 1.0, "mixup_alpha": 1.0, "end": 1.0}
+    return Mixing(**values | changed)
+
+
+def drawn_shares(recipe: Mixing, *, number: int, still: bool = True, size: int = 32) -> Tensor:
+    tables = torch.stack([beta_quantiles(recipe.cutmix_alpha), beta_quantiles(recipe.mixup_alpha)])
+    return shares(uniform(5, number), tables, recipe, still=torch.tensor(still), h=size, w=size)
+
+
+def test_cutmix_takes_a_rectangle_as_torchvision_does() -> None:
+    share = drawn_shares(mixing(switch_probability=1.0), number=4000)[:, 0]
+    assert set(share.unique().tolist()) == {0.0, 1.0}
+    rows, columns = share.amax(dim=2), share.amax(dim=1)
+    assert torch.equal(share, rows[:, :, None] * columns[:, None, :])
+    _, _, level, x, y = uniform(5, 4000)  # λ of Beta(1, 1) is the number itself
+    for number in range(200):
+        half, cx, cy = int(0.5 * (1 - level[number]).sqrt() * 32), int(x[number] * 32), int(y[number] * 32)
+        box = torch.zeros(32, 32)
+        box[max(cy - half, 0) : min(cy + half, 32), max(cx - half, 0) : min(cx + half, 32)] = 1
+        assert torch.equal(share[number], box)
+
+
+def test_how_many_images_are_mixed_and_how() -> None:
+    share = drawn_shares(mixing(probability=0.6, switch_probability=0.25), number=8000).flatten(1)
+    mixed, whole = (share > 0).any(dim=1), (share == 1).any(dim=1)
+    assert mixed.float().mean() == pytest.approx(0.6, abs=0.03)  # few rectangles have no pixel
+    assert whole.sum() / mixed.sum() == pytest.approx(0.25, abs=0.03)
+    assert share[~whole].std(dim=1).max() == 0  # MixUp is the same everywhere
+    assert not drawn_shares(mixing(), number=10, still=False).any()
+
+
+def test_images_and_labels_are_mixed_alike() -> None:
+    images, labels = uniform(4, 3, 8, 8), torch.tensor([0, 1, 2, 2])
+    share = torch.zeros(4, 1, 8, 8)
+    share[1] = 0.3
+    share[2, :, :6] = 1
+    share[3, :, :2, :4] = 1
+    mixed, targets, largest = mix(images, labels, share=share, num_classes=4)
+    assert torch.equal(mixed[0], images[0])
+    torch.testing.assert_close(mixed[1], 0.7 * images[1] + 0.3 * images[0])
+    assert torch.equal(mixed[2, :, :6], images[1, :, :6])
+    assert torch.equal(mixed[2, :, 6:], images[2, :, 6:])
+    expected = torch.tensor([[1, 0, 0, 0], [0.3, 0.7, 0, 0], [0, 0.75, 0.25, 0], [0, 0, 1, 0]])
+    torch.testing.assert_close(targets, expected)
+    assert largest.tolist() == [0, 1, 1, 2]
+    logits = uniform(4, 4)
+    torch.testing.assert_close(F.cross_entropy(logits[:1], targets[:1]), F.cross_entropy(logits[:1], labels[:1]))
+
+
+def test_mixing_ends_with_its_share_of_the_epochs() -> None:
+    augmentation = batches_of(*OFF, "recipe.mixing.probability=1", "recipe.mixing.end=0.5", "recipe.epochs=5")
+    chosen = torch.arange(30)
+    steps_per_epoch = len(augmentation.data.train) // 30
+    assert steps_per_epoch == 5
+    ends = {}
+    for step in range(5 * steps_per_epoch):
+        augmentation.begin(*divmod(step, steps_per_epoch))
+        _, targets, labels = training_batch(chosen, data=augmentation.data, augmentation=augmentation)
+        ends[step] = torch.equal(targets, F.one_hot(labels, 10).float())
+    assert [step for step, ended in ends.items() if ended] == list(range(13, 25))  # from 2.5 epochs on
+
+
+class Operators(TorchDispatchMode):
+    """Notes the operators that are called, and the sizes of what they make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.called: list[tuple[str, Any]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = func._schema.name.removeprefix("aten::")
+        self.called.append((name, result.shape if isinstance(result, Tensor) else None))
+        if name == "index":
+            assert torch.bool not in {index.dtype for index in args[1] if index is not None}
+        return result
+
+
+@pytest.mark.parametrize("more", ([], ["recipe.augment.crop_scale=[0.5,1]", "recipe.augment.policy=trivial"]))
+def test_nothing_in_a_batch_waits_for_the_device(more: list[str]) -> None:
+    """A captured step can do without: reading a number, sizes that depend on one, and tensors from Python's numbers."""
+    augmentation = batches_of(*EVERYTHING, *more)
+    calls = []
+    for batch in range(3):
+        augmentation.begin(0, batch)
+        with Operators() as operators:
+            training_batch(torch.arange(30), data=augmentation.data, augmentation=augmentation)
+        calls.append(operators.called)
+    assert calls[0] == calls[1] == calls[2]
+    names = {name for name, _ in calls[0]}
+    assert "grid_sampler_2d" in names
+    waits = {"_local_scalar_dense", "item", "nonzero", "masked_select", "unique", "is_nonzero", "lift_fresh", "equal"}
+    assert not names & waits
+
+
+def test_a_batch_depends_on_nothing_that_came_before() -> None:
+    """So a run that was stopped goes on as if it had not been."""
+    straight, resumed = batches_of(*EVERYTHING), batches_of(*EVERYTHING)
+    chosen = torch.arange(30)
+    for batch in range(3):
+        straight.begin(1, batch)
+        batches = [training_batch(chosen, data=straight.data, augmentation=straight)]
+    resumed.begin(1, 2)
+    batches.append(training_batch(chosen, data=resumed.data, augmentation=resumed))
+    assert all(torch.equal(one, other) for one, other in zip(*batches, strict=True))
+
+
+def test_the_pure_part_compiles_whole() -> None:
+    """Without code: that it is one graph, and that it says the same."""
+    augmentation = batches_of(*EVERYTHING)
+    compiled = torch.compile(augmentation.apply, fullgraph=True, backend="aot_eager")
+    for batch in range(2):
+        augmentation.begin(1, batch)
+        images, labels = (each[:30] for each in (augmentation.data.train.images, augmentation.data.train.labels))
+        draws = augmentation.draw(torch.arange(30))
+        plain_batch, compiled_batch = augmentation.apply(images, labels, draws), compiled(images, labels, draws)
+        for plain, other in zip(plain_batch, compiled_batch, strict=True):
+            torch.testing.assert_close(plain, other)

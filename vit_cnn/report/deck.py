@@ -1,0 +1,51 @@
+"""The README's first figure: validation accuracy over the epochs, with the deck's figures as lines.
+
+``python -m vit_cnn.report.deck experiments/deck/curves.csv``, of whatever runs a report was made.
+"""
+
+import argparse
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from vit_cnn.errors import exit_with_code
+from vit_cnn.report.claims import DECK
+from vit_cnn.report.colours import colours_of
+from vit_cnn.report.curves import Curve, read_csv
+
+
+def accuracy(curves: dict[str, Curve]) -> Figure:
+    """Validation accuracy by label; names stand at the ends of the curves and on the lines."""
+    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    axes = figure.add_subplot()
+    colours = colours_of(list(dict.fromkeys([*DECK, *curves])))
+    for network, figures in DECK.items():
+        axes.axhline(figures["test/acc"], color=colours[network], linestyle=":", linewidth=1.2)
+        said = f"the deck's {network}, {figures['test/acc']:.0%} test"
+        axes.text(180, figures["test/acc"] + 0.004, said, ha="right", va="bottom", fontsize=9, color=colours[network])
+    for label, curve in curves.items():
+        epochs, colour = curve.x["epochs"], colours[label]
+        axes.plot(epochs, curve.mean, color=colour, linewidth=1.6)
+        axes.fill_between(epochs, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
+        end = f"ours: {label}, {epochs[-1]:.0f} epochs, n = {curve.seeds}"
+        axes.annotate(end, (epochs[-1], curve.mean[-1]), (0, -14), textcoords="offset points", ha="right", va="top",
+                      fontsize=9, color=colour)  # fmt: skip
+    axes.set_xlim(0, 180)
+    axes.set_ylim(0.5, 0.95)
+    axes.set_xlabel("epochs")
+    axes.set_ylabel("validation accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axes.grid(alpha=0.25)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m vit_cnn.report.deck", description="Draw the README's first figure")
+    parser.add_argument("csv", type=Path, help="curves.csv of a report; accuracy.png goes beside it")
+    path = parser.parse_args().csv
+    accuracy(read_csv(path)["val/acc"]).savefig(path.parent / "accuracy.png", dpi=130)
+
+
+if __name__ == "__main__":
+    exit_with_code(main)

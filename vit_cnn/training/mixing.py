@@ -1,0 +1,75 @@
+"""CutMix and MixUp: two images in one, and labels that say how much of which.
+
+Each image is mixed with the one before it in the batch, by numbers of its own.
+"""
+
+import torch
+from torch import Tensor
+
+from vit_cnn.config.schema import Mixing
+
+QUANTILES = 4096  # of a Beta distribution, between which is interpolated
+
+
+def mix(images: Tensor, labels: Tensor, *, share: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Mix images [b, c, h, w] and their labels [b].
+
+    Args:
+        share: of the other image in each pixel, [b, 1, h, w].
+
+    Returns:
+        Images, targets [b, classes] that add up to 1, and the label of the larger part of each image [b].
+    """
+    others, total = labels.roll(1), share.mean(dim=(1, 2, 3))
+    targets = torch.lerp(one_hot(labels, num_classes), one_hot(others, num_classes), total[:, None])
+    return torch.lerp(images, images.roll(1, dims=0), share), targets, torch.where(total > 0.5, others, labels)
+
+
+def one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
+
+
+def shares(drawn: Tensor, quantiles: Tensor, recipe: Mixing, *, still: Tensor, h: int, w: int) -> Tensor:
+    """How much of the other image there is in each pixel, [b, 1, h, w]; 0 in an image that is not mixed.
+
+    CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899) takes a rectangle from it, which may hang over the
+    border; MixUp (Zhang et al., 2018, https://arxiv.org/abs/1710.09412) the same share everywhere.
+
+    Args:
+        drawn: numbers [5, b] in [0, 1).
+        quantiles: of the shares that CutMix and MixUp leave to the image itself, [2, QUANTILES + 1].
+        still: bool [], whether images are mixed at all at this step.
+    """
+    chance, kind, level, x, y = drawn
+    mixed, by_cutmix = (chance < recipe.probability) & still, kind < recipe.switch_probability
+    kept = torch.where(by_cutmix, quantile(quantiles[0], level), quantile(quantiles[1], level))
+    side = (1 - kept).sqrt() / 2  # half of it, as a share of the image's
+    rows, columns = around(y, side, h), around(x, side, w)
+    box = rows[:, :, None] & columns[:, None, :]
+    share = torch.where(by_cutmix[:, None, None], box, (1 - kept)[:, None, None])
+    return (share * mixed[:, None, None])[:, None]
+
+
+def around(centre: Tensor, side: Tensor, size: int) -> Tensor:
+    """Which of ``size`` pixels in a line, bool [b, size], lie around a pixel chosen by ``centre`` [b] in [0, 1)."""
+    middle, half = (centre * size).floor()[:, None], (side * size).floor()[:, None]
+    pixels = torch.arange(size, device=centre.device)
+    return (pixels >= middle - half) & (pixels < middle + half)
+
+
+def quantile(table: Tensor, uniform: Tensor) -> Tensor:
+    """Numbers [b] in [0, 1) → numbers [b] distributed as the quantiles in ``table`` say."""
+    position = uniform * QUANTILES
+    below = position.long()
+    return torch.lerp(table[below], table[below + 1], position - below)
+
+
+def beta_quantiles(alpha: float) -> Tensor:
+    """Quantiles of Beta(alpha, alpha), float32 [QUANTILES + 1], evenly from 0 to 1.
+
+    PyTorch's own draws from a Beta distribution take no generator, and cannot be repeated in a captured step.
+    """
+    from scipy.special import betaincinv
+
+    evenly = torch.linspace(0, 1, QUANTILES + 1, dtype=torch.float64)
+    return torch.from_numpy(betaincinv(alpha, alpha, evenly.numpy())).float()
