@@ -233,7 +233,7 @@ def test_without_timm_it_says_what_to_install(
     ("error_of_mine.net", [], "cannot be imported: SyntaxError: invalid syntax (error_of_mine.py, line 1)"),
     ("import_of_mine.Net", [],
      "cannot be imported: ModuleNotFoundError: No module named 'no_such_library', import_of_mine.py, line 2"),
-    ("", [], "model._target_ is missing: the dotted path of a class or function"),
+    ("", [], "model._target_ is missing: it takes the dotted path of a class or function"),
 ])  # fmt: skip
 def test_mistakes_in_a_network_of_ones_own(
     command: Command, own: Callable[..., list[str]], target: str, lines: list[str], message: str

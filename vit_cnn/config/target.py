@@ -28,8 +28,8 @@ def network_name(model: Mapping[str, Any]) -> str:
     Another's ViT or CNN keeps its whole path, so that no report takes it for ours.
     """
     target = model.get("_target_")
-    if not target:
-        raise Refused("model._target_ is missing: the dotted path of a class or function")
+    if not target or not isinstance(target, str):
+        raise Refused(f"model._target_ is {target or 'missing'}: it takes the dotted path of a class or function")
     for key in ("model_name", "name"):
         if isinstance(name := model.get(key), str):
             return name.rsplit("/", maxsplit=1)[-1]
@@ -49,8 +49,8 @@ def arguments(target: str | None, values: dict[str, Any], *, group: str) -> dict
     Raises:
         Refused: it cannot be imported, or a key is unknown or missing, or its value has a wrong type.
     """
-    if not target:
-        raise Refused(f"{group}._target_ is missing: the dotted path of a class or function")
+    if not target or not isinstance(target, str):
+        raise Refused(f"{group}._target_ is {target or 'missing'}: it takes the dotted path of a class or function")
     parameters, takes_any_key = parameters_of(located(target, key=f"{group}._target_"))
     extra = {key: value for key, value in values.items() if takes_any_key and key not in parameters}
     named = {key: value for key, value in values.items() if key not in extra}
