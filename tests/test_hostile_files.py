@@ -214,7 +214,7 @@ def test_a_cache_of_other_images_is_made_anew(image_tree: Path, caplog: pytest.L
 @pytest.mark.parametrize("content", [
     [1, 2], {}, {"model": 3}, {"model": {}, "mean": torch.zeros(3), "std": torch.ones(3), "classes": "ten"},
     {"model": {}, "mean": 0, "std": 1, "classes": []}, Evil(),
-], ids=str)  # fmt: skip
+], ids=["list", "empty", "number", "text", "plain", "evil"])  # fmt: skip
 def test_weights_that_are_none(
     content: Any, folder: Path, command: Command, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
