@@ -172,6 +172,13 @@ def test_a_launcher_whose_package_is_missing_says_what_to_install(
     assert printed.splitlines()[-1] == f"error: This hydra/launcher needs {package}: pip install {package}"
 
 
+def test_a_sweep_without_the_end_of_its_runs_is_refused(command: Command) -> None:
+    code, printed = command(*SWEEP, "seed=1,2", "test=false")
+    assert code == 2
+    assert printed.splitlines()[-1].startswith("error: test=false is for one run")
+    assert not SWEEP_DIR.exists()
+
+
 def test_a_cluster_that_is_not_here_is_told_in_a_line(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     code, printed = command(*SWEEP, "hydra/launcher=slurm", "seed=1,2")

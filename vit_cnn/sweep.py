@@ -140,6 +140,8 @@ class Sweep(Callback):
         params = config.hydra.sweeper.params
         overrides = overrides_of(params, list(config.hydra.overrides.task))
         try:
+            if not config.test:
+                raise Refused("test=false is for one run: a sweep has results to compare; leave it out")
             jobs = len(jobs_of(overrides))
             claim(sweep_dir)
         except Exception as error:  # which Hydra would turn into a warning

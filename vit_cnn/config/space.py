@@ -26,9 +26,8 @@ def read_space(command: list[str]) -> tuple[list[str], "dict[str, BaseDistributi
     """
     single = [each.input_line or "" for each in overrides_of(None, command) if not each.is_sweep_override()]
     params = compose("config", overrides=single, return_hydra_config=True).hydra.sweeper.params
-    found: dict[str, Override] = {
-        each.key_or_group: each for each in overrides_of(params, command)
-    }  # the last one holds
+    # Of several for the same key, the last one holds.
+    found: dict[str, Override] = {each.key_or_group: each for each in overrides_of(params, command)}
     space = {key: distribution(each) for key, each in found.items() if each.is_sweep_override()}
     fixed = [each.input_line or "" for each in found.values() if not each.is_sweep_override()]
     if not space:
