@@ -106,6 +106,20 @@ def test_what_is_called_unasked(model: dict[str, Any]) -> None:
     check_trusted(OURS | {"model": model}, "", source="run")
 
 
+@pytest.mark.parametrize("around", ["vit_cnn.models.permuted.Permuted", "vit_cnn.models.hybrid.Hybrid"])
+def test_ours_within_ours_is_called_unasked_and_nothing_else(around: str) -> None:
+    inside = {"_target_": "vit_cnn.models.ViT", "image_size": 8}
+    check_trusted({**OURS, "model": {"_target_": around, "network": inside}}, "", source="here")
+    for model in (
+        {"_target_": around, "network": {**inside, "_target_": "shutil.copyfile"}},
+        {"_target_": around, "network": {**inside, "network": inside}},
+        {"_target_": around, "other": inside},
+        {"_target_": "vit_cnn.models.ViT", "network": inside},
+    ):
+        with pytest.raises(Refused, match="is not called unasked"):
+            check_trusted({**OURS, "model": model}, "", source="here")
+
+
 def test_a_package_is_trusted_with_its_own_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("my_package.py").write_text(MY_PACKAGE)
     monkeypatch.syspath_prepend(tmp_path)
