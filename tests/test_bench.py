@@ -11,7 +11,7 @@ from helpers import call
 from hydra.utils import instantiate
 from torch import nn
 
-from vit_cnn.bench import __main__, contests, loops, peers
+from vit_cnn.bench import __main__, contenders, contests, loops, peers
 from vit_cnn.bench.contenders import switched
 from vit_cnn.bench.contests import Bench
 from vit_cnn.bench.loops import grown, in_fresh_process, our_loop, steps_alone, usual_loop
@@ -20,6 +20,7 @@ from vit_cnn.bench.noise import noise_config
 from vit_cnn.models import ViT
 from vit_cnn.models.dropout import Dropout
 from vit_cnn.models.linear import Linear
+from vit_cnn.models.size import flops_per_image
 from vit_cnn.training.precision import autocast_for
 
 SMALL = ["trainer=cpu", "model.patch_size=8", "model.embed_dim=32", "model.hidden_dim=64"]
@@ -113,6 +114,12 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
     monkeypatch.setattr(Bench, "images", lambda self: [{"images": 1}])
     monkeypatch.setattr(contests, "in_fresh_process", lambda loop, *arguments: 2.0)
     monkeypatch.setattr(contests, "command_seconds", lambda arguments, until=None: float(len(arguments)))
+    monkeypatch.setattr(contenders, "peak_flops", lambda device, precision: 1e9)  # the true one is a measurement too
+    bench = Bench(overrides=SMALL, batch=2, rounds=1)
+    flops_of = {
+        "ViT": flops_per_image(bench.vit(), bench.noise(1)),
+        "CNN": flops_per_image(bench.cnn(), bench.noise(1)),
+    }
     arguments = ["--out", "speed", "--rounds", "1", "--batch", "2", *SMALL]
     code, printed = call(__main__.main, arguments, monkeypatch, capfd)
     assert code == 0, printed
@@ -121,7 +128,8 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
     assert len(tables["steps"]) == 6
     for row in tables["steps"]:
         assert 0 < float(row["ms_min"]) <= float(row["ms"]) <= float(row["ms_max"])
-        assert 0 <= float(row["share_of_peak"]) < 2  # the peak is a measurement too
+        flops = 3 * 2 * flops_of[row["network"].split(",")[0]]
+        assert float(row["share_of_peak"]) == pytest.approx(flops / (float(row["ms"]) / 1000) / 1e9, rel=0.1)
         assert torch.__version__.split("+")[0] in row["machine"]
     loops = ["the steps alone", "the steps alone, vit-pytorch", "our loop"]
     assert [row["loop"] for row in tables["epoch"]][:3] == loops

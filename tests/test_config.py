@@ -21,8 +21,10 @@ REFUSALS = {
     "model.width=1": "width is not a key; there are _target_, image_size",
     "+model.width=1": "model.width is not a key; there are image_size",
     "+recipe.optimizer.beta=1": "recipe.optimizer.beta is not a key: did you mean recipe.optimizer.betas?",
-    "model=vti": "model=vti: there is no such option, but there are cnn, hybrid, permuted_cnn, ",
-    "experiment=nothing": "experiment=nothing: there is no such option, but there are close_the_gap, cnn_89, ",
+    "model=vti": "model=vti: there is no such option, "
+    "but there are cnn, hybrid, permuted_cnn, permuted_vit, timm, torchvision, vit",
+    "experiment=nothing": "experiment=nothing: there is no such option, "
+    "but there are close_the_gap, cnn_89, cpu_half_hour, debug",
     "recipe.epochs=two": "recipe.epochs: Value 'two' of type 'str' could not be converted to Integer",
     "recipe.epochs=0": "recipe.epochs=0 must be at least 1",
     "recipe.epochs=null": "recipe.epochs",
