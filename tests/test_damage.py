@@ -2,6 +2,7 @@
 
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from test_resume import assert_same_run
 
 from vit_cnn.errors import Refused, Stopped
 from vit_cnn.run import checkpoint
+from vit_cnn.training.state import State
 
 
 def flip(path: Path, position: int) -> None:
@@ -54,6 +56,43 @@ def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(
     assert "Going on from the checkpoint before it, step 3." in caplog.text
     assert_same_run("whole", "parts")
     assert not Path("parts/previous.pt").exists()  # a finished run needs one checkpoint
+
+
+def test_the_checkpoint_before_is_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a kill or a full disk between the link and the new file."""
+    Path("run").mkdir()
+    run_dir = Path("run")
+    for step in range(4):
+        if step == 2:
+            with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+                patch.setattr(checkpoint, "save", interrupted)
+                checkpoint.save_last(run_dir, {"step": step})
+        checkpoint.save_last(run_dir, {"step": step})
+    assert checkpoint.load(run_dir / "last.pt") == {"step": 3}
+    assert checkpoint.load(run_dir / "previous.pt") == {"step": 2}
+    assert {path.name for path in run_dir.iterdir()} == {"last.pt", "previous.pt"}
+
+
+def interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_kill_before_the_last_best_weights_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("whole")
+    write_best = State.write_best
+
+    def until_the_end(state: State, *arguments: Any) -> None:
+        if state.progress.step == 10:
+            raise KeyboardInterrupt
+        write_best(state, *arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(State, "write_best", until_the_end)
+        with pytest.raises(Stopped):
+            run("parts")
+    assert checkpoint.load(Path("parts/last.pt"))["progress"]["step"] == 10
+    run("parts")
+    assert_same_run("whole", "parts")
 
 
 def test_where_both_are_damaged_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,17 +14,17 @@ import torch
 from torch import nn
 
 from vit_cnn.errors import Refused
-from vit_cnn.run.files import write_atomically
+from vit_cnn.run.files import remove, write_atomically
 
 log = logging.getLogger(__name__)
 
 
 def save_last(run_dir: Path, state: dict[str, Any]) -> None:
     """Write ``last.pt``; the one before it stays, as ``previous.pt``."""
-    last, previous, link = run_dir / "last.pt", run_dir / "previous.pt", run_dir / f".previous.pt.{os.getpid()}.tmp"
-    with contextlib.suppress(OSError):  # there is none yet, or the file system knows no second names
-        os.link(last, link)
-        os.replace(link, previous)
+    last, previous = run_dir / "last.pt", run_dir / "previous.pt"
+    remove(previous)  # last.pt is whole meanwhile
+    with contextlib.suppress(OSError):  # there is no last.pt yet, or the file system knows no second names
+        os.link(last, previous)
     save(last, state)
 
 

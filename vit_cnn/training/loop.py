@@ -161,6 +161,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         # End: the best weights on clean images, once.
         if not cfg.test:
             raise Stopped("Stopped before the test images.", f"{stop.command} test=true")
+        state.write_best(run_dir, data)  # a kill may have come after last.pt and before this
         scores = final_pass(state, data, autocast, run_dir=run_dir, media=media, stop=stop)
         result = write_result(
             cfg, run_dir, state=state, data=data, plan=plan, speed=speed, scores=scores, wandb=tracker.wandb

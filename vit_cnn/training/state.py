@@ -106,6 +106,10 @@ class State:
             "fingerprint": data.fingerprint,
         }
         checkpoint.save_last(run_dir, held | about)
+        self.write_best(run_dir, data)
+
+    def write_best(self, run_dir: Path, data: Dataset) -> None:
+        """Write ``best.pt`` if it is due."""
         if self.best and not self.best_is_written:
             use = {"mean": data.mean, "std": data.std, "classes": data.classes, "fingerprint": data.fingerprint}
             checkpoint.save(run_dir / "best.pt", {"model": self.best, "step": self.progress.best_step, **use})
