@@ -19,7 +19,7 @@ from torchvision.datasets.utils import calculate_md5
 
 from vit_cnn.data import Dataset, Split
 from vit_cnn.data.batches import AUGMENTATION, ORDER, normalise, seeded, shuffled
-from vit_cnn.data.dataset import pixel_statistics, stratified_split
+from vit_cnn.data.dataset import pixel_statistics, repeated, stratified_split
 
 
 def load(*overrides: str) -> Dataset:
@@ -173,3 +173,16 @@ def test_order_and_augmentation_draw_different_numbers() -> None:
     assert not torch.equal(
         torch.rand(9, generator=order), torch.rand(9, generator=seeded(order, AUGMENTATION, 3, 7, 0))
     )
+
+
+@pytest.mark.parametrize("share", [0.6, 0.9])
+def test_a_share_of_the_training_images_keeps_the_classes_balanced(share: float) -> None:
+    """In a source that is sorted by class, as folders are."""
+    labels = torch.arange(10).repeat_interleave(100)
+    split = Split(torch.zeros(1000, 1, 1, 1, dtype=torch.uint8), labels, torch.arange(1000))
+    kept = repeated(split, share)
+    assert len(kept) == 1000
+    assert kept.labels.bincount().max() - kept.labels.bincount().min() < 25
+    assert len(kept.distinct()) == round(1000 * share)
+    assert kept.distinct().labels.bincount().tolist() == [round(100 * share)] * 10
+    assert split.distinct() is split

@@ -27,8 +27,9 @@ def test_stochastic_depth_leaves_out_whole_images() -> None:
     torch.testing.assert_close(left[~is_out], branch[~is_out] / 0.75)
     assert is_out.float().mean() == pytest.approx(0.25, abs=0.03)
     assert torch.equal(skip.eval()(branch), branch)
-    with pytest.raises(ValueError, match="stochastic_depth=1 must be at least 0 and below 1"):
-        StochasticDepth(1)
+    for layers, rate in ((6, 1.5), (1, 1.5), (6, -0.5)):  # as it was given, not as the last block has it
+        with pytest.raises(ValueError, match=f"stochastic_depth={rate} must be at least 0 and below 1"):
+            ViT(**{**VIT, "num_layers": layers, "stochastic_depth": rate})
 
 
 def test_stochastic_depth_rises_from_block_to_block() -> None:

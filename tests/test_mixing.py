@@ -62,9 +62,9 @@ def mixing(**changed: float) -> Mixing:
     return Mixing(**values | changed)
 
 
-def drawn_shares(recipe: Mixing, *, number: int, still: bool = True, size: int = 32) -> Tensor:
+def drawn_shares(recipe: Mixing, *, number: int, mixes: bool = True, size: int = 32) -> Tensor:
     tables = torch.stack([beta_quantiles(recipe.cutmix_alpha), beta_quantiles(recipe.mixup_alpha)])
-    return shares(uniform(5, number), tables, recipe, still=torch.tensor(still), h=size, w=size)
+    return shares(uniform(5, number), tables, recipe, mixes=torch.tensor(mixes), h=size, w=size)
 
 
 def test_cutmix_takes_a_rectangle_as_torchvision_does() -> None:
@@ -86,7 +86,7 @@ def test_how_many_images_are_mixed_and_how() -> None:
     assert mixed.float().mean() == pytest.approx(0.6, abs=0.03)  # few rectangles have no pixel
     assert whole.sum() / mixed.sum() == pytest.approx(0.25, abs=0.03)
     assert share[~whole].std(dim=1).max() == 0  # MixUp is the same everywhere
-    assert not drawn_shares(mixing(), number=10, still=False).any()
+    assert not drawn_shares(mixing(), number=10, mixes=False).any()
 
 
 def test_images_and_labels_are_mixed_alike() -> None:

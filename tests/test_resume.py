@@ -192,6 +192,11 @@ def test_every_continuation_is_recorded_and_a_schedule_that_loses_its_shape_is_t
         (10, {"recipe.epochs": [2, 3]}, ""), (12, {}, "")
     ]  # fmt: skip
     assert "straight run" not in caplog.text
+    mixed = ["recipe.schedule.name=constant", "recipe.mixing.probability=0.5", "recipe.mixing.end=0.5"]
+    run("mixed", *mixed)
+    run("mixed", *mixed, "recipe.epochs=3")  # a straight run of three mixes until the middle of the second
+    assert [part["schedule"] for part in continuations("mixed")] == ["planned for 2 epochs until step 10"]
+    assert "not what a straight run of 3 epochs would be" in caplog.text
 
 
 def test_a_sweep_cannot_resume(command: Command) -> None:

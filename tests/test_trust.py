@@ -114,6 +114,7 @@ def test_ours_within_ours_is_called_unasked_and_nothing_else(around: str) -> Non
         {"_target_": around, "network": {**inside, "_target_": "shutil.copyfile"}},
         {"_target_": around, "network": {**inside, "network": inside}},
         {"_target_": around, "other": inside},
+        {"_target_": around, "network": {**inside, "_target_": ["vit_cnn.models.ViT"]}},
         {"_target_": "vit_cnn.models.ViT", "network": inside},
     ):
         with pytest.raises(Refused, match="is not called unasked"):

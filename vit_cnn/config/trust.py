@@ -73,7 +73,7 @@ def strangers(config: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
         top = str(config[group].get("_target_"))
         for key, value in leaves(config[group], f"{group}."):
             if key.endswith("._target_"):
-                is_known = value in allowed or (group == "model" and is_torchvision_network(str(value)))
+                is_known = str(value) in allowed or (group == "model" and is_torchvision_network(str(value)))
                 is_inside_ours = key == "model.network._target_" and value in NETWORKS_INSIDE and top in AROUND
                 if not (is_known and (key == f"{group}._target_" or is_inside_ours)):
                     yield key, value, str(value)

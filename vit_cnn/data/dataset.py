@@ -36,6 +36,11 @@ class Split:
     def take(self, chosen: Tensor) -> "Split":
         return Split(self.images[chosen], self.labels[chosen], self.indices[chosen])
 
+    def distinct(self) -> "Split":
+        """Each image once; itself where none comes twice."""
+        first = np.sort(np.unique(self.indices.cpu().numpy(), return_index=True)[1])
+        return self if len(first) == len(self) else self.take(torch.from_numpy(first).to(self.labels.device))
+
     def to(self, device: torch.device) -> "Split":
         return Split(self.images.to(device), self.labels.to(device), self.indices.to(device))
 
@@ -71,7 +76,7 @@ class Dataset:
 
     def describe(self) -> dict[str, object]:
         """What ``result.json`` says of the data; images that come several times count once."""
-        counts = {split: len(getattr(self, split).indices.unique()) for split in ("train", "val", "test")}
+        counts = {split: len(getattr(self, split).distinct()) for split in ("train", "val", "test")}
         about = {"name": self.name, "source": self.source, "fingerprint": self.fingerprint}
         return {**about, **counts, "skipped": len(self.skipped)}
 
@@ -149,6 +154,8 @@ def repeated(split: Split, share: float) -> Split:
     _, chosen = stratified_split(split.labels, fraction=share)
     if not len(chosen):
         return split.take(chosen)
+    # A source may be sorted by class: the last round, which is not whole, must not favour the first ones.
+    chosen = chosen[torch.from_numpy(np.random.default_rng(SPLIT_SEED).permutation(len(chosen)))]
     return split.take(chosen.repeat(-(-len(split) // len(chosen)))[: len(split)])
 
 

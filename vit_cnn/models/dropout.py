@@ -48,7 +48,7 @@ class Dropout(nn.Module):
         return f"rate={self.rate}"
 
 
-class StochasticDepth(nn.Module):
+class StochasticDepth(Dropout):
     """Leave out a residual branch for some images of a batch, scale it by ``1 / (1 - rate)`` for the others.
 
     Huang et al., 2016, https://arxiv.org/abs/1603.09382.
@@ -58,23 +58,12 @@ class StochasticDepth(nn.Module):
 
     Shape: [b, n, d] → the same.
 
-    Raises:
-        ValueError: ``rate`` lies outside [0, 1).
     """
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        if not 0 <= rate < 1:
-            raise ValueError(f"stochastic_depth={rate} must be at least 0 and below 1")
-        self.rate = rate
 
     def forward(self, branch: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return branch
         return branch * F.dropout(branch.new_ones(len(branch), 1, 1), self.rate)
-
-    def extra_repr(self) -> str:
-        return f"rate={self.rate}"
 
 
 def random_mask(shape: torch.Size, rate: float) -> Tensor:

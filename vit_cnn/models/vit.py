@@ -172,8 +172,9 @@ class ViT(nn.Module):
             raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
         if not embedding_std >= 0:
             raise ValueError(f"embedding_std={embedding_std} must be at least 0")
-        if not 0 <= patch_dropout < 1:
-            raise ValueError(f"patch_dropout={patch_dropout} must be at least 0 and below 1")
+        for name, rate in dict(stochastic_depth=stochastic_depth, patch_dropout=patch_dropout).items():
+            if not 0 <= rate < 1:
+                raise ValueError(f"{name}={rate} must be at least 0 and below 1")
 
         self.patch_size = patch_size
         num_patches = (image_size // patch_size) ** 2

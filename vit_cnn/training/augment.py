@@ -19,7 +19,7 @@ from vit_cnn.data.batches import AUGMENTATION, MIRRORED, normalise, seeded
 from vit_cnn.training.colour import recolour
 from vit_cnn.training.erasing import erase
 from vit_cnn.training.geometry import mirror, move, padded_crop, resized_crop
-from vit_cnn.training.mixing import beta_quantiles, mix, shares
+from vit_cnn.training.mixing import beta_quantiles, is_mixing, mix, shares
 from vit_cnn.training.policy import build_policy
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -56,18 +56,19 @@ class Augmentation:
         )
 
     def begin(self, epoch: int, batch: int) -> None:
-        """Come before batch ``batch`` of an epoch, from whatever came before."""
+        """Get ready to draw for batch ``batch`` of an epoch."""
         seeded(self.generator, AUGMENTATION, self.seed, epoch, batch)
         if self.recipe.augment.flip == "alternating":
             self.epoch_is_odd.fill_(epoch % 2 == 1)
         if self.recipe.mixing.probability:
-            epochs_done = epoch + batch / (len(self.data.train) // self.recipe.batch_size)
-            self.mixes.fill_(epochs_done < self.recipe.mixing.end * self.recipe.epochs)
+            steps_per_epoch = len(self.data.train) // self.recipe.batch_size
+            step = epoch * steps_per_epoch + batch
+            self.mixes.fill_(is_mixing(step, recipe=self.recipe, steps_per_epoch=steps_per_epoch))
 
     def draw(self, chosen: Tensor) -> dict[str, Tensor]:
         """The numbers of a batch of the training images at the positions ``chosen`` [b].
 
-        Those of whatever came into this project later come later, so that a recipe draws what it always drew.
+        New kinds of numbers are drawn after the older ones, so that an older recipe draws what it always drew.
         """
         recipe, b = self.recipe.augment, len(chosen)
         uniform = functools.partial(torch.rand, device=chosen.device, generator=self.generator)
@@ -117,6 +118,6 @@ class Augmentation:
             images = erase(images, draws["erased"], draws["erasing"], recipe.erasing_area, recipe.erasing_ratio)
         if "mixing" in draws:
             h, w = images.shape[-2:]
-            share = shares(draws["mixing"], self.quantiles, self.recipe.mixing, still=draws["mixes"], h=h, w=w)
+            share = shares(draws["mixing"], self.quantiles, self.recipe.mixing, mixes=draws["mixes"], h=h, w=w)
             return mix(images, labels, share=share, num_classes=len(data.classes))
         return images, labels, labels

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from vit_cnn.config.schema import Recipe
+from vit_cnn.training.mixing import is_mixing
 from vit_cnn.training.optim import learning_rate
 from vit_cnn.training.plan import Plan
 from vit_cnn.training.state import Progress
@@ -17,10 +18,10 @@ log = logging.getLogger(__name__)
 def note_continuation(
     cfg: DictConfig, recipe: Recipe, plan: Plan, progress: Progress, *, before: dict[str, Any]
 ) -> None:
-    """Write into ``progress`` that the run goes on here, and with what; warn where its learning rate loses its shape.
+    """Write into ``progress`` that the run goes on here, and with what; warn where its schedule loses its shape.
 
     Args:
-        before: the config of the part before, as plain values. Only the trainer and the epochs can differ.
+        before: the config of the part before, as plain values. Only the trainer, the epochs and ``test`` can differ.
     """
     changed = {
         f"trainer.{key}": [before["trainer"].get(key), value]
@@ -31,15 +32,17 @@ def note_continuation(
     schedule = ""
     if planned.epochs != recipe.epochs:
         changed["recipe.epochs"] = [planned.epochs, recipe.epochs]
-        rates = [
-            [learning_rate(step, recipe=each, steps_per_epoch=plan.steps_per_epoch) for step in range(progress.step)]
-            for each in (planned, recipe)
-        ]
-        if rates[0] != rates[1]:
+        if schedule_of(planned, plan, progress.step) != schedule_of(recipe, plan, progress.step):
             schedule = f"planned for {planned.epochs} epochs until step {progress.step}"
             log.warning(
-                "The learning rate of the first %d steps was that of a run of %d epochs: this is not what a straight "
-                "run of %d epochs would be. result.json says so, and reports keep such runs apart.",
+                "The learning rate or the mixing of the first %d steps was that of a run of %d epochs: not what a "
+                "straight run of %d epochs would be. result.json says so, and reports keep such runs apart.",
                 progress.step, planned.epochs, recipe.epochs,
             )  # fmt: skip
     progress.continued.append({"step": progress.step, "changed": changed, "schedule": schedule})
+
+
+def schedule_of(recipe: Recipe, plan: Plan, steps: int) -> list[tuple[float, bool]]:
+    """Learning rate of each of the first ``steps``, and whether it mixes images."""
+    about: Any = {"recipe": recipe, "steps_per_epoch": plan.steps_per_epoch}
+    return [(learning_rate(step, **about), is_mixing(step, **about)) for step in range(steps)]

@@ -38,7 +38,7 @@ def final_pass(
     state.model.load_state_dict(state.best)
     scores: dict[str, float] = {}
     predictions: dict[str, Any] = {}
-    for name, split in {"train": data.train, "val": data.val, "test": data.test}.items():
+    for name, split in {"train": data.train.distinct(), "val": data.val, "test": data.test}.items():
         if name == "test":
             note_look(run_dir, by="train")
         logits = logits_of(state.model, split, data, autocast)

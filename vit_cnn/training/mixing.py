@@ -6,9 +6,14 @@ Each image is mixed with the one before it in the batch, by numbers of its own.
 import torch
 from torch import Tensor
 
-from vit_cnn.config.schema import Mixing
+from vit_cnn.config.schema import Mixing, Recipe
 
 QUANTILES = 4096  # of a Beta distribution, between which is interpolated
+
+
+def is_mixing(step: int, *, recipe: Recipe, steps_per_epoch: int) -> bool:
+    """Whether images are mixed at all in the training step that follows ``step`` steps."""
+    return recipe.mixing.probability > 0 and step / steps_per_epoch < recipe.mixing.end * recipe.epochs
 
 
 def mix(images: Tensor, labels: Tensor, *, share: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -29,7 +34,7 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
 
 
-def shares(drawn: Tensor, quantiles: Tensor, recipe: Mixing, *, still: Tensor, h: int, w: int) -> Tensor:
+def shares(drawn: Tensor, quantiles: Tensor, recipe: Mixing, *, mixes: Tensor, h: int, w: int) -> Tensor:
     """How much of the other image there is in each pixel, [b, 1, h, w]; 0 in an image that is not mixed.
 
     CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899) takes a rectangle from it, which may hang over the
@@ -38,10 +43,10 @@ def shares(drawn: Tensor, quantiles: Tensor, recipe: Mixing, *, still: Tensor, h
     Args:
         drawn: numbers [5, b] in [0, 1).
         quantiles: of the shares that CutMix and MixUp leave to the image itself, [2, QUANTILES + 1].
-        still: bool [], whether images are mixed at all at this step.
+        mixes: bool [], whether images are mixed at all at this step.
     """
     chance, kind, level, x, y = drawn
-    mixed, by_cutmix = (chance < recipe.probability) & still, kind < recipe.switch_probability
+    mixed, by_cutmix = (chance < recipe.probability) & mixes, kind < recipe.switch_probability
     kept = torch.where(by_cutmix, quantile(quantiles[0], level), quantile(quantiles[1], level))
     side = (1 - kept).sqrt() / 2  # half of it, as a share of the image's
     rows, columns = around(y, side, h), around(x, side, w)
