@@ -89,3 +89,7 @@ def test_compare(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
     code, printed = call(compare.main, ["a"], monkeypatch, capfd)
     assert code == 2
     assert "a/result.json cannot be read" in printed
+
+
+def test_one_run_at_a_time(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    assert call(evaluate.main, ["a", "b"], monkeypatch, capfd) == (2, "error: evaluate takes one run folder\n")

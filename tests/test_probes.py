@@ -20,7 +20,8 @@ from vit_cnn.probes import agreement, patches, shift
 from vit_cnn.probes.cka import cka
 from vit_cnn.probes.conditions import SEVERITIES, corrupted
 from vit_cnn.probes.corruptions import FAMILIES
-from vit_cnn.probes.intervals import difference, interval, only
+from vit_cnn.probes.intervals import Interval, difference, interval, only
+from vit_cnn.probes.permutation import verdict_of
 from vit_cnn.run.looks import count_looks
 from vit_cnn.training.loop import train
 
@@ -443,3 +444,18 @@ def test_hybrid(runs: Path, probing: Probe) -> None:
     run(Path("otherwise"), "model=hybrid", *small, "recipe.label_smoothing=0.1")
     code, printed = probing("hybrid", runs, "otherwise")
     assert (code, "recipe.label_smoothing is 0.1 and 0.0" in printed) == (2, True)
+
+
+def test_the_theorem_is_judged_over_seeds() -> None:
+    change = {("ViT", "patches"): Interval(-0.05, -0.06, -0.04), ("CNN", "patches"): Interval(-0.2, -0.25, -0.15)}
+    for seeds, said in ((2, "too few seeds to tell"), (3, "a contradiction")):
+        samples = {each: [np.ones((1, 4))] * seeds for each in change}
+        text = verdict_of(change, samples)
+        assert f"({said})" in text
+        assert text.endswith(f"Seeds: {seeds}.")
+    for cnn, said in (
+        (Interval(-0.2, -0.25, -0.15), "as predicted"),
+        (Interval(-0.02, -0.03, -0.01), "against the prediction"),
+        (Interval(-0.1, -0.2, -0.01), "unclear"),
+    ):
+        assert f"{cnn.points()} ({said})" in verdict_of(change | {("CNN", "patches"): cnn}, samples)

@@ -90,7 +90,7 @@ def test_ctrl_c_while_data_is_read(command: Command, monkeypatch: pytest.MonkeyP
         patch.setattr(loop, "instantiate", interrupted)
         code, printed = command("resume=run")
     assert code == 3
-    assert printed.endswith("Stopped before the first step. To go on:\n  python -m vit_cnn.train resume=run\n")
+    assert printed.endswith("Stopped before it went on. To go on:\n  python -m vit_cnn.train resume=run\n")
     assert command("resume=run")[0] == 0
 
 

@@ -7,7 +7,6 @@ import difflib
 import errno
 import os
 import re
-import shlex
 import signal
 import sys
 import sysconfig
@@ -51,12 +50,6 @@ class Stopped(Exception):
     def __init__(self, message: str, command: str) -> None:
         super().__init__(f"{message} To go on: {command}")
         self.command = command
-
-
-def resume_command(run_dir: Path, trust: str | None = None) -> str:
-    """What goes on with a run; ``trust`` names the packages of others that it takes."""
-    words = [f"resume={run_dir}", *([f"trust={trust}"] if trust else [])]
-    return f"python -m vit_cnn.train {shlex.join(words)}"
 
 
 def exit_with_code(main: Callable[[], object]) -> None:

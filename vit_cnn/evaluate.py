@@ -52,6 +52,8 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(HELP)
         return
+    if len([argument for argument in sys.argv[1:] if "=" not in argument]) > 1:
+        raise Refused("evaluate takes one run folder")
     given = [argument if "=" in argument else f"run={argument}" for argument in sys.argv[1:]]
     command = config.typed(Command, dict(OmegaConf.from_dotlist(given)), prefix="")
     if command.split not in ("train", "val", "test"):

@@ -46,7 +46,12 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, or a folder of them")
     parser.add_argument("--out", type=Path, default=Path("probes"), help="folder for what is found (default: probes)")
     parser.add_argument("--split", default="val", help="val (default) or test, whose every look is counted")
-    parser.add_argument("--images", type=int, default=1000, help="at most so many images (default: 1000)")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=1000,
+        help="at most so many images for shift, patches, corruption and inside; the others take all (default: 1000)",
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
     arguments = parser.parse_args()
     if arguments.name not in PROBES:
@@ -64,7 +69,9 @@ def main() -> None:
     findings = PROBES[arguments.name](runs, look)
     findings.write(arguments.out, arguments.name)
     console.print(findings.verdict, highlight=False)
-    console.print("Intervals are of 95 %: over three seeds or more, else over the images, of these networks alone.")
+    console.print(
+        "Intervals are of 95 %: over three seeds or more, else, and always in agreement and inside, over the images."
+    )
     console.print(f"Table, figure and this sentence: {arguments.out / arguments.name}.csv, .png, .txt")
 
 

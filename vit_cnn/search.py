@@ -170,7 +170,11 @@ def watched(trial: "Trial", known: int, run_dir: Path, pruned: threading.Event) 
                 return
             reported = max(reported, len(accuracies))  # a run that goes on may drop some, to train them again
 
-    before = signal.signal(signal.SIGTERM, lambda *_: None)  # for one that comes after the end of the loop
+    def answer(*_: object) -> None:
+        if not pruned.is_set():  # else it is ours, and came after the end of the loop
+            raise KeyboardInterrupt("Stopped; the same command goes on.")
+
+    before = signal.signal(signal.SIGTERM, answer)
     watching = threading.Thread(target=watch, daemon=True)
     watching.start()
     try:

@@ -11,7 +11,9 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn import config, sweep
-from vit_cnn.errors import Refused, Stopped, is_expected, resume_command, tell
+from vit_cnn.config.paste import resume_command
+from vit_cnn.config.trust import trust_of
+from vit_cnn.errors import Refused, Stopped, is_expected, tell
 from vit_cnn.run.config import read_config
 
 
@@ -59,7 +61,9 @@ def run(composed: DictConfig) -> None:
     except KeyboardInterrupt:
         if is_sweep or not (run_dir / ".hydra" / "config.yaml").exists():
             raise
-        sys.exit(tell(Stopped("Stopped before the first step.", resume_command(run_dir, composed.trust))))
+        trust = composed.trust or (None if composed.resume else trust_of(composed))
+        when = "it went on" if composed.resume else "the first step"
+        sys.exit(tell(Stopped(f"Stopped before {when}.", resume_command(run_dir, trust))))
     finally:
         remove_if_empty(run_dir)
 

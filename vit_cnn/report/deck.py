@@ -1,6 +1,6 @@
 """The README's first figure: validation accuracy over the epochs, with the deck's figures as lines.
 
-``python -m vit_cnn.report.deck experiments/deck/curves.csv``, of whatever runs a report was made.
+``python -m vit_cnn.report.deck experiments/deck/curves.csv``, the points that a report of such runs has written.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from vit_cnn.report.curves import Curve, read_csv
 
 
 def accuracy(curves: dict[str, Curve]) -> Figure:
-    """Validation accuracy by label; names stand at the ends of the curves and on the lines."""
+    """Validation accuracy by label, over the deck's 180 epochs; names stand at the curves' ends and on the lines."""
     figure = Figure(figsize=(7, 3.2), layout="constrained")
     axes = figure.add_subplot()
     colours = colours_of(list(dict.fromkeys([*DECK, *curves])))

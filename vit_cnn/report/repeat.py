@@ -2,24 +2,23 @@
 
 import functools
 import itertools
-import re
 import shlex
 from typing import Any, cast
 
-from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vit_cnn.config import CONF
+from vit_cnn.config.paste import in_hydra_grammar
 from vit_cnn.config.schema import flat
 from vit_cnn.report.groups import by_label
 from vit_cnn.report.page import Page
 from vit_cnn.run.reading import Run
+from vit_cnn.run.result import nested
 
 GROUPS = ("model", "data", "recipe", "trainer")
-CHANGES_NOTHING = ("name", "resume", "trust", "experiment", "layers", "wandb", "data.cache")  # beginnings of keys
+# Beginnings of keys.
+CHANGES_NOTHING = ("name", "resume", "test", "trust", "experiment", "layers", "wandb", "data.cache")
 SHORT = 12  # digits of a commit
-PLAIN_WORD = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*")  # needs no quotes in Hydra's grammar
-RESERVED = ("null", "true", "false", "nan", "inf")
 
 
 def add_groups(page: Page, runs: list[Run]) -> None:
@@ -51,10 +50,10 @@ def settings_of(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def commit_of(result: dict[str, Any]) -> str:
-    git = result["git"]
-    if not git["sha"]:
+    sha = nested(result, "git.sha")
+    if not sha:
         return "unknown"
-    return git["sha"][:SHORT] + (" with changes" if git["dirty"] else "")
+    return str(sha)[:SHORT] + (" with changes" if nested(result, "git.dirty") else "")
 
 
 def machine_of(result: dict[str, Any]) -> str:
@@ -122,14 +121,3 @@ def read_option(group: str, name: str) -> DictConfig:
         if other != "_self_":
             before.append({package: read_option(group, other)} if package else read_option(group, other))
     return cast(DictConfig, OmegaConf.merge(*before, option))
-
-
-def in_hydra_grammar(value: Any) -> str:
-    """A value as Hydra's command line reads it back."""
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    if isinstance(value, list):
-        return f"[{','.join(map(in_hydra_grammar, value))}]"
-    if isinstance(value, str) and (not PLAIN_WORD.fullmatch(value) or value.lower() in RESERVED):
-        return QuotedString(text=value, quote=Quote.double).with_quotes()
-    return str(value)

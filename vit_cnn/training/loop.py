@@ -20,13 +20,14 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
+from vit_cnn.config.paste import resume_command
 from vit_cnn.config.schema import Recipe
 from vit_cnn.config.target import network_name
 from vit_cnn.config.trust import trust_of
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import normalise, shuffled
-from vit_cnn.errors import Failed, Stopped, resume_command
+from vit_cnn.errors import Failed, Stopped
 from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, precision_of
 from vit_cnn.models.size import flops_per_image, size_table
 from vit_cnn.run import checkpoint
