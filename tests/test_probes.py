@@ -81,6 +81,8 @@ def test_agreement(runs: Path, probing: Probe) -> None:
     assert [row["pair"] for row in rows].count("two networks") == 2
     for row in rows:
         assert float(row["kappa_low"]) <= float(row["kappa"]) <= float(row["kappa_high"])
+        assert float(row["kappa"]) <= float(row["kappa_at_most"]) + 1e-9
+    assert "their accuracies alone allow κ up to " in said
 
 
 def test_agreement_needs_no_images(runs: Path, probing: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,6 +206,8 @@ def test_kappa() -> None:
     assert kappa(right[0], right[0]) == pytest.approx(1)
     assert kappa(right[0], right[1]) == pytest.approx(0, abs=0.01)  # drawn independently
     assert kappa(right[0], ~right[0]) < 0
+    both = np.arange(100) < np.array([[89], [77]])  # every mistake of the first is one of the second
+    assert kappa(*both) == pytest.approx(0.585, abs=0.001)
     everything = np.ones(10, dtype=bool)
     assert np.isnan(kappa(everything, everything))
 

@@ -1,7 +1,8 @@
 """The same mistakes? Error consistency (Cohen's κ) of every two runs, from ``predictions.npz`` alone.
 
 Two networks that are right on 90 % of the images are right or wrong together on 82 % by accuracy alone. κ says how
-much of the rest they share: 0 for mistakes that have nothing to do with each other, 1 for the same ones.
+much of the rest they share: 0 for mistakes that have nothing to do with each other, 1 for the same ones. Networks of
+unequal accuracy cannot make the same ones: the table says what κ their accuracies allow.
 
 Prediction: above 0 for every pair, since some images are hard for anybody. If what is built in decides what is
 learned, the ViT and the CNN share fewer mistakes (a smaller κ) than two seeds of the same network do.
@@ -48,8 +49,9 @@ def probe(runs: list[Run], look: Look) -> Findings:
         matrix[i, j] = matrix[j, i] = found.value
         p, q, observed = sample.mean(axis=1)
         names = {"first": name_of(a), "second": name_of(b), "pair": KINDS[kind], "images": len(rights[i])}
+        at_most = np.array([p, q, 1 - abs(p - q)])  # where all mistakes of the better one are the other's too
         by_accuracy = {"right_or_wrong_together": observed, "by_accuracy_alone": p * q + (1 - p) * (1 - q)}
-        rows.append({**names, **by_accuracy, **found.cells("kappa")})
+        rows.append({**names, **by_accuracy, **found.cells("kappa"), "kappa_at_most": float(kappa(at_most))})
     verdict = verdict_of({kind: np.concatenate(each) for kind, each in samples.items()})
     return Findings(rows, draw(runs, matrix, rights, predictions, look), verdict)
 
@@ -75,7 +77,9 @@ def verdict_of(samples: dict[str, Array]) -> str:
     if {"networks", "seeds"} <= set(found):
         less = difference(kappa, [samples["networks"]], [samples["seeds"]])
         said = less.choose("more", "fewer", "neither clearly more nor clearly fewer")
-        return f"{text}; the two networks share {said} mistakes than two seeds of one do."
+        p, q, _ = samples["networks"].reshape(-1, 3, samples["networks"].shape[1]).mean(axis=(0, 2))
+        allowed = f"their accuracies alone allow κ up to {float(kappa(np.array([p, q, 1 - abs(p - q)]))):.2f}"
+        return f"{text}; the two networks share {said} mistakes than two seeds of one do ({allowed})."
     said = next(iter(found.values())).choose("more", "fewer", "no more")
     return f"{text}; they share {said} mistakes than chance would have it."
 

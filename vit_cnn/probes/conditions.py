@@ -26,7 +26,7 @@ class Condition:
     """One corruption at one severity.
 
     Attributes:
-        severity: from 1 to 5.
+        severity: from 1 to 5; 0 for CIFAR-10.1.
         labels: [n].
         make: gives the images, uint8 [n, c, h, w].
     """

@@ -13,12 +13,14 @@ Transformers More Robust Than CNNs?", 2021, https://arxiv.org/abs/2111.05464; Re
 Generalize to CIFAR-10?", 2018, https://arxiv.org/abs/1806.00451.
 """
 
+import itertools
+
 import numpy as np
 from matplotlib.figure import Figure
 
 from vit_cnn.probes.conditions import Condition, cifar10_1, cifar10_c, made_here
 from vit_cnn.probes.findings import Findings, draw_rows
-from vit_cnn.probes.intervals import Interval, Measure, difference, interval, only
+from vit_cnn.probes.intervals import Interval, difference, interval, kept, only
 from vit_cnn.probes.subjects import Look, grouped, guesses, images_of, pair_of
 from vit_cnn.report.colours import colours_of
 from vit_cnn.run.reading import Run
@@ -33,7 +35,7 @@ def probe(runs: list[Run], look: Look) -> Findings:
     conditions = made_here(images)
     if look.split == "test" and is_cifar10(runs[0]):
         conditions = (cifar10_c(len(images.labels)) or conditions) + cifar10_1(len(images.labels))
-    found = guesses(groups, (images.pixels, *(each.make() for each in conditions)), look)
+    found = guesses(groups, itertools.chain([images.pixels], (each.make() for each in conditions)), look)
     labels = np.stack([images.labels, *(each.labels for each in conditions)])
     samples = {label: [(seed == labels).astype(float) for seed in seeds] for label, seeds in found.items()}
     rows = []
@@ -58,11 +60,6 @@ def probe(runs: list[Run], look: Look) -> Findings:
 def is_cifar10(run: Run) -> bool:
     data = run.config["data"]
     return data["name"].split()[0] == "CIFAR-10" and (data["num_classes"], data["image_size"]) == (10, 32)
-
-
-def kept(numbers: list[int]) -> Measure:
-    """Mean accuracy under some conditions, as a share of that on clean images, which come first."""
-    return lambda means: means[numbers].mean(axis=0) / np.maximum(means[0], 1e-9)
 
 
 def sources(conditions: list[Condition]) -> str:

@@ -56,6 +56,11 @@ def only(number: int) -> Measure:
     return lambda means: means[number]
 
 
+def kept(conditions: list[int]) -> Measure:
+    """Mean accuracy under some conditions, as a share of that on clean images, which come first."""
+    return lambda means: means[conditions].mean(axis=0) / np.maximum(means[0], 1e-9)
+
+
 def interval(measure: Measure, sample: Sample) -> Interval:
     """The measure of one network: its mean over the seeds."""
     if len(sample) < FEWEST_SEEDS:

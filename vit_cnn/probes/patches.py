@@ -14,14 +14,13 @@ Source: Naseer et al., "Intriguing Properties of Vision Transformers", 2021, htt
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_lines, in_percent
-from vit_cnn.probes.intervals import Array, Interval, Measure, difference, interval, only
+from vit_cnn.probes.intervals import Array, Interval, difference, interval, kept, only
 from vit_cnn.probes.squares import CHANGES
 from vit_cnn.probes.subjects import Images, Look, grouped, guesses, images_of, pair_of
 from vit_cnn.report.colours import colours_of
@@ -45,17 +44,12 @@ def probe(runs: list[Run], look: Look) -> Findings:
     curves: dict[str, dict[str, list[Interval]]] = {what: {label: [] for label in samples} for what in CHANGES}
     for label, sample in samples.items():
         for number, (what, size) in enumerate(conditions, start=1):
-            kept, accuracy = interval(retained(number), sample), interval(only(number), sample)
-            curves[what][label].append(kept)
+            share, accuracy = interval(kept([number]), sample), interval(only(number), sample)
+            curves[what][label].append(share)
             about = {"network": label, "change": what, "square_pixels": size}
             counts = {"seeds": len(sample), "images": len(images.labels)}
-            rows.append({**about, **counts, **accuracy.cells("accuracy"), **kept.cells("of_clean")})
+            rows.append({**about, **counts, **accuracy.cells("accuracy"), **share.cells("of_clean")})
     return Findings(rows, draw(curves, sizes), verdict_of(samples, pair, conditions, sizes))
-
-
-def retained(number: int) -> Measure:
-    """Accuracy under a condition as a share of the accuracy on clean images, which come first."""
-    return lambda means: means[number] / np.maximum(means[0], 1e-9)
 
 
 def all_changed(images: Images, conditions: list[tuple[str, int]]) -> Iterator[Tensor]:
@@ -72,11 +66,11 @@ def verdict_of(
     small, large = sizes[0], 8 if 8 in sizes else sizes[-1]
     parts = []
     for what, size in (("shuffled", large), ("shuffled", small), ("dropped", large)):
-        measure = retained(conditions.index((what, size)) + 1)
-        kept = [interval(measure, samples[label]) for label in pair]
+        measure = kept([conditions.index((what, size)) + 1])
+        shares = [interval(measure, samples[label]) for label in pair]
         less = difference(measure, samples[a], samples[b])
         said = less.choose(f"{b} suffers more", f"{a} suffers more", "no clear difference")
-        numbers = " and ".join(f"{label} {100 * each.value:.0f} %" for label, each in zip(pair, kept, strict=True))
+        numbers = " and ".join(f"{label} {100 * each.value:.0f} %" for label, each in zip(pair, shares, strict=True))
         parts.append(f"with squares of {size} px {what} {numbers} ({less.points()}): {said}")
     return f"Of the accuracy on clean images there remain, {'; '.join(parts)}."
 
