@@ -48,7 +48,7 @@ class Dropout(nn.Module):
         return f"rate={self.rate}"
 
 
-class StochasticDepth(Dropout):
+class StochasticDepth(nn.Module):
     """Leave out a residual branch for some images of a batch, scale it by ``1 / (1 - rate)`` for the others.
 
     Huang et al., 2016, https://arxiv.org/abs/1603.09382.
@@ -60,10 +60,17 @@ class StochasticDepth(Dropout):
 
     """
 
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
     def forward(self, branch: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return branch
         return branch * F.dropout(branch.new_ones(len(branch), 1, 1), self.rate)
+
+    def extra_repr(self) -> str:
+        return f"rate={self.rate}"
 
 
 def random_mask(shape: torch.Size, rate: float) -> Tensor:
