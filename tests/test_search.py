@@ -14,7 +14,7 @@ import pytest
 from helpers import TINY, call, metrics, stop_at
 from optuna.storages.journal import JournalFileBackend
 
-from vit_cnn import search
+from vit_cnn import search, trial
 from vit_cnn.report.search import plots
 from vit_cnn.run.reading import read_rows
 
@@ -27,7 +27,7 @@ Say = Callable[..., tuple[int, str]]
 
 @pytest.fixture
 def say(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Say:
-    monkeypatch.setattr(search, "SECONDS", 0.01)
+    monkeypatch.setattr(trial, "SECONDS", 0.01)
     return lambda *arguments: call(search.main, list(arguments), monkeypatch, capfd)
 
 
@@ -74,11 +74,11 @@ def test_a_trial_that_falls_behind_is_pruned(say: Say, monkeypatch: pytest.Monke
             return trial.number == 1
 
     monkeypatch.setattr(optuna.pruners, "MedianPruner", lambda **_: Pruner())
-    monkeypatch.setattr(search, "SECONDS", 0.001)
+    monkeypatch.setattr(trial, "SECONDS", 0.001)
     code, printed = say(*FEW, "recipe.epochs=40", "seed=1,2", "--trials", "2")
     assert code == 0, printed
     assert states() == ["COMPLETE", "PRUNED"]
-    assert len(search.validation_accuracies(FOLDER / "trial-0001")) < 40
+    assert len(trial.validation_accuracies(FOLDER / "trial-0001")) < 40
     assert json.loads((FOLDER / "trial-0001" / "status.json").read_text())["status"] == "stopped"
 
 
@@ -128,7 +128,7 @@ def test_two_processes_share_a_study(say: Say) -> None:
 def test_a_killed_search_loses_nothing(say: Say) -> None:
     arguments = [*FEW, *SPACE, "recipe.epochs=30", "--trials", "1"]
     process = subprocess.Popen([sys.executable, "-m", "vit_cnn.search", *arguments], stdout=subprocess.DEVNULL)
-    while not search.validation_accuracies(FOLDER / "trial-0000"):
+    while not trial.validation_accuracies(FOLDER / "trial-0000"):
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -63,7 +63,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
     Args:
         cfg: checked by ``config.check``.
-        run_dir: run folder; ``README.md`` lists its files.
+        run_dir: run folder; ``vit_cnn/run`` lists its files.
 
     Returns:
         What ``result.json`` holds.
