@@ -11,7 +11,13 @@ DATA: dict[str, dict[str, Any]] = {
 }
 AUGMENT = {"policy": None, "erasing_probability": 0.0, "erasing_area": [0.02, 0.33], "erasing_ratio": [0.3, 3.3]}
 MIXING = {"probability": 0.0, "switch_probability": 0.5, "cutmix_alpha": 1.0, "mixup_alpha": 0.8, "end": 1.0}
-RECIPE: dict[str, Any] = {"ema_decay": None, "optimizer.decay_all": True, "mixing": MIXING}
+RECIPE: dict[str, Any] = {
+    "ema_decay": None,
+    "freeze_blocks": 0,
+    "layer_decay": 1.0,
+    "optimizer.decay_all": True,
+    "mixing": MIXING,
+}
 RECIPE |= {f"augment.{key}": value for key, value in AUGMENT.items()}
 
 
@@ -26,4 +32,5 @@ def complete(saved: DictConfig) -> DictConfig:
         if isinstance(holder, DictConfig) and name not in holder:
             OmegaConf.update(saved, key, value)
     saved.setdefault("test", True)
+    saved.setdefault("init", None)
     return saved

@@ -57,6 +57,8 @@ class Recipe:
     label_smoothing: float
     grad_clip: Optional[float]
     ema_decay: Optional[float]
+    freeze_blocks: int
+    layer_decay: float
     optimizer: Optimizer
     schedule: Schedule
     augment: Augment
@@ -105,6 +107,7 @@ class Config:
     seed: int
     max_steps: Optional[int]
     test: bool
+    init: Optional[str]
     resume: Optional[str]
     layers: bool
     trust: Optional[str] = None  # of the command alone; runs of earlier versions have none

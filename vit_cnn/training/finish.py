@@ -92,6 +92,7 @@ def write_result(
         "config": OmegaConf.to_container(cfg),
         "test_looks": count_looks(run_dir),
         "continued": progress.continued,
+        "init": progress.init,
         "wandb": {"id": wandb.id, "mode": wandb.mode},
         "status": "finished",
     }
