@@ -252,6 +252,20 @@ def test_programs_do_not_depend_on_the_processor() -> None:
     from vit_cnn.models.linear import Linear
 
     before = Linear.as_convolution
-    with programs.plain():
+    with programs.plain("torch"):
         assert not Linear.as_convolution
     assert Linear.as_convolution == before
+
+
+def test_a_network_that_cannot_be_exported_is_refused_in_a_line(
+    exporting: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Data dependent control flow\nand a page of text")
+
+    monkeypatch.setattr(torch.export, "export", fails)
+    code, printed = exporting("cnn", "--format", "torch", "--out", "some/where/out")
+    assert code == 2
+    assert "error: --format torch: the network cannot be exported: Data dependent control flow\n" in printed
+    assert "a page of text" not in printed
+    assert not Path("some").exists()

@@ -13,10 +13,12 @@ import torch.nn.functional as F
 from helpers import TINY, call, composed, run, stop_at, weights
 from safetensors.torch import save_file
 
-from vit_cnn.errors import Refused, Stopped
+from vit_cnn.errors import Stopped
 from vit_cnn.export import __main__ as export
 from vit_cnn.models.adopt import resized_patches
+from vit_cnn.report.groups import label_runs
 from vit_cnn.run.files import write_json
+from vit_cnn.run.reading import find_runs
 from vit_cnn.training.loop import train
 from vit_cnn.training.optim import layer_scales, set_learning_rate
 from vit_cnn.training.state import State, build_state
@@ -216,5 +218,12 @@ def test_it_begins_better_than_at_random(trained: Path) -> None:
     result = run("tuned", f"init={trained / 'vit'}", *options)
     then = (before["val_logits"].argmax(axis=1) == before["val_labels"]).mean()
     assert result["val/acc"] >= then - 0.15
-    with pytest.raises(Refused):
-        begun(*TINY, "init=nowhere")
+
+
+def test_reports_and_model_cards_say_it(trained: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
+    shutil.copytree(trained / "vit", "vit")
+    run("tuned", "init=vit", "recipe.epochs=1")
+    labels = [each.label for each in label_runs(find_runs([Path("vit"), Path("tuned")]))]
+    assert labels == ["ViT init=None", "ViT init=vit"]
+    assert call(export.main, ["tuned", "--out", "out"], monkeypatch, capfd)[0] == 0
+    assert "Its training started from the weights of vit." in Path("out/README.md").read_text()

@@ -2,6 +2,7 @@
 
 import re
 import typing
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -106,6 +107,8 @@ def check(composed: DictConfig) -> DictConfig:
         cfg[group] = {"_target_": target, **arguments(target, values[group], group=group)}
     check_ranges(cfg)
     check_device(cfg)
+    if cfg.tensorboard and find_spec("tensorboard") is None:
+        raise Refused("tensorboard=true needs tensorboard: pip install tensorboard")
 
     from vit_cnn.config.network import check_network
 

@@ -93,6 +93,7 @@ class WandB:
     entity: Optional[str]
     group: str
     tags: list[str]
+    artifacts: bool
     media: Media
 
 
@@ -110,6 +111,7 @@ class Config:
     init: Optional[str]
     resume: Optional[str]
     layers: bool
+    tensorboard: bool
     trust: Optional[str] = None  # of the command alone; runs of earlier versions have none
     experiment: Optional[str] = None  # the choice of the group, which Hydra leaves in the config when it is null
 

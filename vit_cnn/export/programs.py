@@ -1,6 +1,7 @@
 """The network as a program of its own: normalisation inside, uint8 pixels in, logits out."""
 
 import contextlib
+import io
 import logging
 import warnings
 from collections.abc import Iterator
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from vit_cnn.data.batches import normalise
+from vit_cnn.errors import Refused, limit_reached
 from vit_cnn.models.linear import Linear
+from vit_cnn.run.files import write_atomically
 from vit_cnn.run.trained import TrainedRun
 
 
@@ -41,8 +44,12 @@ class Program(nn.Module):
 
 
 @contextlib.contextmanager
-def plain() -> Iterator[None]:
-    """Linear layers as matrix products, whatever is quicker on this machine, and no word from the exporters."""
+def plain(form: str) -> Iterator[None]:
+    """Linear layers as matrix products, whatever is quicker on this machine, and no word from the exporters.
+
+    Raises:
+        Refused: the network cannot be written in this form; in a line.
+    """
     quick, Linear.as_convolution = Linear.as_convolution, False
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
@@ -50,6 +57,12 @@ def plain() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
+    except Exception as error:  # they raise many kinds, with pages of text
+        if limit_reached(error):
+            raise
+        raise Refused(
+            f"--format {form}: the network cannot be exported: {str(error).strip().splitlines()[0]}"
+        ) from error
     finally:
         logging.disable(disabled)
         Linear.as_convolution = quick
@@ -62,13 +75,15 @@ def example(run: TrainedRun) -> Tensor:
 
 def write_torch(run: TrainedRun, path: Path, *, attention: bool) -> None:
     """A program that ``torch.export.load`` reads, for batches of any size."""
-    with plain():
+    written = io.BytesIO()
+    with plain("torch"):
         program = torch.export.export(
             Program(run, attention=attention),
             (example(run),),
             dynamic_shapes={"images": {0: torch.export.Dim("batch")}},
         )
-        torch.export.save(program, path)
+        torch.export.save(program, written)
+    write_atomically(path, lambda file: file.write(written.getbuffer()))
 
 
 def write_onnx(run: TrainedRun, folder: Path, *, attention: bool) -> None:
@@ -81,7 +96,7 @@ def write_onnx(run: TrainedRun, folder: Path, *, attention: bool) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     path = folder / "model.onnx"
-    with plain():
+    with plain("onnx"):
         torch.onnx.export(
             Program(run, attention=attention),
             (example(run),),

@@ -44,15 +44,20 @@ def new_folder(path: Path) -> Iterator[Path]:
         Failed: it cannot be written.
     """
     check_new(path)
-    temporary = path.resolve().with_name(f".{path.resolve().name}.{os.getpid()}.tmp")
+    whole = path.resolve()
+    temporary = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
+    around = [folder for folder in whole.parents if not folder.exists()]
     try:
         temporary.mkdir(parents=True)
         yield temporary
-        os.replace(temporary, path)
+        os.replace(temporary, whole)
     except OSError as error:
         raise Failed(f"{path} cannot be written: {error.strerror or error}; nothing is left of it") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for folder in around:
+            with contextlib.suppress(OSError):  # it holds the new folder
+                folder.rmdir()
 
 
 def check_new(path: Path) -> None:

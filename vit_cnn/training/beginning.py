@@ -50,7 +50,9 @@ def begin_from(path: Path, model: nn.Module, cfg: DictConfig, classes: list[str]
 def tell_beginning(init: dict[str, Any]) -> None:
     """Say where the first weights come from, and what of them had to change."""
     data = init.get("data", {}).get("name")
-    log.info("The first weights are those of %s%s.", init["from"], f", trained on {data}" if data else "")
+    trained = f", trained on {data}" if data else ""
+    so_far = "" if init.get("status", "finished") == "finished" else f"; that run is {init['status']}, not finished"
+    log.info("The first weights are those of %s%s%s.", init["from"], trained, so_far)
     for change in init["changes"]:
         log.info("  %s", change)
 

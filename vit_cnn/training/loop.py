@@ -237,9 +237,12 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
         epochs=cfg.recipe.epochs,
         step=progress.step,
     )
-    return Tracker(
+    tracker = Tracker(
         cfg=cfg, run_dir=run_dir, display=display, step=progress.step, seconds=progress.seconds, wandb_id=wandb_id
     )
+    if progress.init:
+        tracker.wandb.about({"first_weights": progress.init})
+    return tracker
 
 
 def first_batch(seed: int, recipe: Recipe, data: Dataset, augmentation: Augmentation) -> Tensor:

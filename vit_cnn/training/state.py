@@ -144,7 +144,7 @@ def build_state(
     device = torch.device(cfg.trainer.device)
     torch.manual_seed(cfg.seed)
     layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
-    model = build_network(cfg.model, pretrained=saved is None).to(device).to(memory_format=layout)
+    model = build_network(cfg.model, pretrained=saved is None and not cfg.init).to(device).to(memory_format=layout)
     progress = progress_in(saved)
     if cfg.init and not saved:
         progress.init = begin_from(Path(cfg.init), model, cfg, classes)
