@@ -13,6 +13,7 @@ from vit_cnn.machine import device_name
 from vit_cnn.run.files import write_atomically
 from vit_cnn.run.looks import looks_in_words
 from vit_cnn.run.reading import Run
+from vit_cnn.run.result import is_number, nested
 from vit_cnn.run.trained import TrainedRun
 
 PUBLIC = {"CIFAR-10": "uoft-cs/cifar10", "CIFAR-100": "uoft-cs/cifar100"}  # our labels that are data sets of the hub
@@ -52,7 +53,9 @@ def write_card(
         more_classes=max(0, len(trained.classes) - MOST_CLASSES),
         looks=looks_in_words(result.get("test_looks")),
         recipe=flat(run.config["recipe"]),
-        started_from=result.get("init"),
+        commit=nested(result, "git.sha") or "unknown",
+        counts={key: f"{n:,}" for key, n in result["data"].items() if key in ("train", "val", "test") and is_number(n)},
+        started_from=nested(result, "init.from"),
         public=PUBLIC.get(result["data"]["name"]),
         slug=re.sub(r"[^a-z0-9]+", "-", result["data"]["name"].lower()).strip("-") or "images",
         machine=device_name(trained.mean.device),

@@ -16,6 +16,7 @@ from vit_cnn.run.config import FILE
 from vit_cnn.run.exported import CONFIG, FORMAT, WEIGHTS
 from vit_cnn.run.files import check_new, new_folder, write_atomically, write_json
 from vit_cnn.run.reading import Run, read_run
+from vit_cnn.run.result import nested
 from vit_cnn.run.trained import TrainedRun, load_config, load_images, load_run
 
 
@@ -90,6 +91,6 @@ def about(run: Run, trained: TrainedRun, precision: str) -> dict[str, Any]:
             "epochs": result["epochs"],
             "best_epoch": result["best_epoch"],
             "test/acc": result["test/acc"],
-            "commit": (result.get("git") or {}).get("sha"),
+            "commit": nested(result, "git.sha"),
         },
     }

@@ -15,6 +15,7 @@ from vit_cnn.run import checkpoint
 from vit_cnn.run.config import FILE, read_config
 from vit_cnn.run.exported import CONFIG, WEIGHTS, is_export, read_about, read_weights
 from vit_cnn.run.reading import read_run
+from vit_cnn.run.result import nested
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def of_run(folder: Path) -> Source:
     }
     if run.result:
         about |= {key: run.result.get(key) for key in ("epochs", "best_epoch", "val/acc", "test/acc")}
-        about["commit"] = (run.result.get("git") or {}).get("sha")
+        about["commit"] = nested(run.result, "git.sha")
     model = cast(dict[str, Any], OmegaConf.to_container(cfg.model))
     return Source(folder, saved["model"], model, saved["classes"], about)
 
