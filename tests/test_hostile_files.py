@@ -74,6 +74,7 @@ def test_a_result_that_is_none(
 @pytest.mark.parametrize(("key", "value"), [
     ("test/acc", None), ("val/loss", float("nan")), ("steps", 10**400), ("seconds_train", True), ("data", "Digits"),
     ("model", 3), ("versions", []), ("git", {"sha": 3}), ("continued", 3), ("continued", [3]), ("config", None),
+    ("test_looks", []), ("init", "run"), ("init", {"from": 3}),
 ])  # fmt: skip
 def test_a_result_with_a_wrong_value(key: str, value: Any, folder: Path) -> None:
     result = read_result(folder)

@@ -12,6 +12,7 @@ COMMANDS = {  # name: the module that has it, and what it does
     "search": ("vit_cnn.search", "look for good settings with Optuna, by validation accuracy"),
     "evaluate": ("vit_cnn.evaluate", "measure a run's best weights again"),
     "predict": ("vit_cnn.predict", "classify your own images with a run"),
+    "export": ("vit_cnn.export.__main__", "write a run as a folder for others: safetensors, ONNX, torch.export"),
     "compare": ("vit_cnn.compare", "finished runs side by side in the terminal"),
     "report": ("vit_cnn.report.__main__", "runs in one page: tables, curves, errors, a look inside"),
     "probe": ("vit_cnn.probe", "a claim about the networks put to the test"),

@@ -41,7 +41,7 @@ def main() -> None:
         epilog="example: vit-cnn predict runs/mine photo.jpg --top 5",
         description="Classify images with a trained run",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
+    parser.add_argument("run", metavar="RUN", type=Path, help="run folder, or export folder")
     parser.add_argument(
         "images", metavar="IMAGE", nargs="+", help="file, folder or glob; - reads a list of them from standard input"
     )

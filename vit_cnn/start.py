@@ -53,7 +53,11 @@ def run(composed: DictConfig) -> None:
 
         from vit_cnn.training.loop import train  # imports torch, which takes seconds
 
-        train(cfg, run_dir)
+        result = train(cfg, run_dir)
+        if cfg.wandb.artifacts and result["wandb"]["mode"] == "online":
+            from vit_cnn.report.upload import upload_report
+
+            upload_report(cfg, run_dir, result["wandb"]["id"])
     except Exception as error:
         if is_expected(error):  # told here, since Hydra would print a line of its own first
             sys.exit(tell(error))

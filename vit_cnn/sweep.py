@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 # Beginnings of keys. Device, memory format and compiling change nothing but the speed, up to rounding.
 CHANGES_NOTHING = (
-    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "test", "trust", "wandb",
+    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "tensorboard", "test", "trust", "wandb",
     "trainer.device", "trainer.compile", "trainer.cuda_graph",
     "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import re
 import typing
+from importlib.util import find_spec
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -48,6 +49,8 @@ RANGES: dict[str, tuple[Any, str]] = {
     "recipe.label_smoothing": (fraction, "at least 0 and below 1"),
     "recipe.grad_clip": above(0),
     "recipe.ema_decay": (fraction, "at least 0 and below 1"),
+    "recipe.freeze_blocks": at_least(0),
+    "recipe.layer_decay": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
     "recipe.optimizer.name": one_of("adamw", "sgd", "muon"),
     "recipe.optimizer.lr": above(0),
     "recipe.optimizer.weight_decay": at_least(0),
@@ -104,6 +107,8 @@ def check(composed: DictConfig) -> DictConfig:
         cfg[group] = {"_target_": target, **arguments(target, values[group], group=group)}
     check_ranges(cfg)
     check_device(cfg)
+    if cfg.tensorboard and find_spec("tensorboard") is None:
+        raise Refused("tensorboard=true needs tensorboard: pip install tensorboard")
 
     from vit_cnn.config.network import check_network
 
@@ -121,6 +126,8 @@ def check_ranges(cfg: DictConfig) -> None:
         raise Refused(
             f"recipe.schedule.warmup_epochs={warmup:g} is longer than the run: at most recipe.epochs={epochs}"
         )
+    if cfg.recipe.freeze_blocks and not cfg.init:
+        raise Refused(f"recipe.freeze_blocks={cfg.recipe.freeze_blocks} needs init=: random weights would stay random")
     padding, size = cfg.recipe.augment.crop_padding, cfg.data.image_size
     if padding >= size:
         raise Refused(f"recipe.augment.crop_padding={padding} must be below data.image_size={size}")

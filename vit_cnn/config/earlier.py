@@ -11,7 +11,13 @@ DATA: dict[str, dict[str, Any]] = {
 }
 AUGMENT = {"policy": None, "erasing_probability": 0.0, "erasing_area": [0.02, 0.33], "erasing_ratio": [0.3, 3.3]}
 MIXING = {"probability": 0.0, "switch_probability": 0.5, "cutmix_alpha": 1.0, "mixup_alpha": 0.8, "end": 1.0}
-RECIPE: dict[str, Any] = {"ema_decay": None, "optimizer.decay_all": True, "mixing": MIXING}
+RECIPE: dict[str, Any] = {
+    "ema_decay": None,
+    "freeze_blocks": 0,
+    "layer_decay": 1.0,
+    "optimizer.decay_all": True,
+    "mixing": MIXING,
+}
 RECIPE |= {f"augment.{key}": value for key, value in AUGMENT.items()}
 
 
@@ -20,10 +26,13 @@ def complete(saved: DictConfig) -> DictConfig:
     later = {f"model.{key}": value for key, value in MODEL.get(saved.model._target_, {}).items()}
     later |= {f"data.{key}": value for key, value in DATA.get(saved.data._target_, {}).items()}
     later |= {f"recipe.{key}": value for key, value in RECIPE.items()}
+    later["wandb.artifacts"] = False
     for key, value in later.items():
         group, name = key.rsplit(".", maxsplit=1)
         holder = OmegaConf.select(saved, group)
         if isinstance(holder, DictConfig) and name not in holder:
             OmegaConf.update(saved, key, value)
     saved.setdefault("test", True)
+    saved.setdefault("init", None)
+    saved.setdefault("tensorboard", False)
     return saved

@@ -57,6 +57,8 @@ class Recipe:
     label_smoothing: float
     grad_clip: Optional[float]
     ema_decay: Optional[float]
+    freeze_blocks: int
+    layer_decay: float
     optimizer: Optimizer
     schedule: Schedule
     augment: Augment
@@ -91,6 +93,7 @@ class WandB:
     entity: Optional[str]
     group: str
     tags: list[str]
+    artifacts: bool
     media: Media
 
 
@@ -105,8 +108,10 @@ class Config:
     seed: int
     max_steps: Optional[int]
     test: bool
+    init: Optional[str]
     resume: Optional[str]
     layers: bool
+    tensorboard: bool
     trust: Optional[str] = None  # of the command alone; runs of earlier versions have none
     experiment: Optional[str] = None  # the choice of the group, which Hydra leaves in the config when it is null
 

@@ -211,7 +211,7 @@ class ViT(nn.Module):
     def embed(self, images: Tensor) -> Tensor:
         """Cut images [b, c, h·p1, w·p2] into patches and embed them: tokens [b, n, d], CLS first."""
         patches = rearrange(images, "b c (h p1) (w p2) -> b (h w) (c p1 p2)", p1=self.patch_size, p2=self.patch_size)
-        cls = repeat(self.cls_token, "d -> b 1 d", b=len(images))
+        cls = repeat(self.cls_token, "d -> b 1 d", b=images.shape[0])
         h, w = (side // self.patch_size for side in images.shape[-2:])
         tokens = torch.cat([cls, self.embed_patches(patches)], dim=1) + resized_positions(self.positions, h, w)
         if self.training and self.patches_kept < patches.shape[1]:

@@ -11,7 +11,7 @@ from vit_cnn.run.reading import Run
 
 # What may differ between runs that are seeds of one another: it changes no figure.
 HARMLESS = (
-    "seed", "name", "resume", "test", "trust", "wandb", "data", "experiment", "layers",
+    "seed", "name", "resume", "test", "trust", "wandb", "data", "experiment", "layers", "tensorboard",
     "trainer.log_every", "trainer.keep_freed_memory", "trainer.device",
 )  # fmt: skip
 

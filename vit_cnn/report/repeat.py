@@ -17,7 +17,7 @@ from vit_cnn.run.result import nested
 
 GROUPS = ("model", "data", "recipe", "trainer")
 # Beginnings of keys.
-CHANGES_NOTHING = ("name", "resume", "test", "trust", "experiment", "layers", "wandb", "data.cache")
+CHANGES_NOTHING = ("name", "resume", "test", "trust", "experiment", "layers", "tensorboard", "wandb", "data.cache")
 SHORT = 12  # digits of a commit
 
 

@@ -6,7 +6,7 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -33,6 +33,37 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         ) from error
     finally:
         remove(temporary)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside ``path``, which gets its name at the end of the ``with`` block: whole or not at all.
+
+    Raises:
+        Refused: there is something already.
+        Failed: it cannot be written.
+    """
+    check_new(path)
+    whole = path.resolve()
+    temporary = whole.with_name(f".{whole.name}.{os.getpid()}.tmp")
+    around = [folder for folder in whole.parents if not folder.exists()]
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, whole)
+    except OSError as error:
+        raise Failed(f"{path} cannot be written: {error.strerror or error}; nothing is left of it") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in around:
+            with contextlib.suppress(OSError):  # it holds the new folder
+                folder.rmdir()
+
+
+def check_new(path: Path) -> None:
+    """Refuse a folder in which there is something, and a file."""
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise Refused(f"{path} exists already: choose another folder")
 
 
 def remove(path: Path) -> None:

@@ -30,6 +30,10 @@ def read_result(run_dir: Path) -> dict[str, Any]:
         wrong.append("flops_per_training_image")
     if not is_text(nested(result, "git.sha") or ""):  # null outside a checkout
         wrong.append("git.sha")
+    if not (result.get("test_looks") is None or is_number(result["test_looks"])):  # null where nobody counted
+        wrong.append("test_looks")
+    if result.get("init") is not None and not is_text(nested(result, "init.from")):  # null for random weights
+        wrong.append("init")
     parts = result.get("continued", [])
     if not isinstance(parts, list) or not all(is_text(nested(part, "schedule")) for part in parts):
         wrong.append("continued")

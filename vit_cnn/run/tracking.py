@@ -1,4 +1,4 @@
-"""The record of a run: ``metrics.jsonl`` first, then Weights & Biases and the screen, which may fail."""
+"""The record of a run: ``metrics.jsonl`` first, then TensorBoard, Weights & Biases and the screen, which may fail."""
 
 import contextlib
 import json
@@ -12,6 +12,7 @@ from types import TracebackType
 from omegaconf import DictConfig
 
 from vit_cnn.errors import FAILED, FINISHED, STOPPED, Failed, Stopped
+from vit_cnn.run.board import Board
 from vit_cnn.run.display import RunDisplay
 from vit_cnn.run.files import write_atomically, write_json
 from vit_cnn.run.wandb_run import WandbRun, first_line
@@ -38,6 +39,7 @@ class Tracker:
         path = run_dir / "metrics.jsonl"
         rewind(path, step)
         self.file = open(path, "a", buffering=1)  # a line is on its way to the disk as soon as it is complete
+        self.board = Board(cfg, run_dir, step)
         self.wandb = WandbRun(cfg, run_dir, wandb_id)
         if self.wandb.mode == "offline" and step:
             # W&B cannot resume an offline run: of two folders with one id, the one that is uploaded later replaces the
@@ -59,6 +61,7 @@ class Tracker:
             self.file.write(json.dumps(line, allow_nan=False) + "\n")
         except OSError as error:
             raise Failed(f"{self.file.name} cannot be written: {error.strerror}; what was written is kept") from error
+        self.board.log(line, step)
         self.wandb.log(line, step)
 
     def mark(self, status: str, message: str = "") -> None:
@@ -83,6 +86,7 @@ class Tracker:
             self.file.close()
         with contextlib.suppress(Failed):  # a full disk, which is then what ended the run
             self.mark(status, first_line(error) if error else "")
+        self.board.close()
         self.wandb.finish(exit_code, is_hasty=is_hasty)
 
 

@@ -19,6 +19,7 @@ from vit_cnn.errors import Refused, limit_reached, one_line
 from vit_cnn.images.decode import decode, why_unreadable
 from vit_cnn.run import checkpoint
 from vit_cnn.run.config import FILE, read_config
+from vit_cnn.run.exported import CONFIG, WEIGHTS, is_export, read_about, read_weights
 from vit_cnn.run.reading import Run
 
 
@@ -84,15 +85,17 @@ class TrainedRun:
 
 
 def load_run(folder: str | Path, *, device: str = "cpu", trust: str = "") -> TrainedRun:
-    """Load the best weights of a run folder; the images it was trained on are not needed.
+    """Load the best weights of a run folder, or an export folder; the images it was trained on are not needed.
 
     Args:
         trust: package of the network, where that is not one of ours, as in ``config.trust``.
 
     Raises:
-        Refused: it is not a run folder, or it has no weights yet.
+        Refused: it is neither, or it has no weights yet.
     """
     folder = Path(folder)
+    if is_export(folder):
+        return load_export(folder, device=device, trust=trust)
     cfg = load_config(folder, device=device, trust=trust)
     saved = checkpoint.load_best(folder)
     model = build_network(cfg.model)
@@ -105,6 +108,36 @@ def load_run(folder: str | Path, *, device: str = "cpu", trust: str = "") -> Tra
         fit=cfg.data.get("fit", "crop"),
         mean=saved["mean"].to(device),
         std=saved["std"].to(device),
+    )
+
+
+def load_export(folder: Path, *, device: str, trust: str) -> TrainedRun:
+    """Load an export folder, as ``load_run`` does.
+
+    Raises:
+        Refused: something in it is missing, wrong or not trusted, or its parts do not fit together.
+    """
+    about = read_about(folder, trust=trust)
+    config.check_device(OmegaConf.create({"trainer": {"device": device, "precision": "fp32", "cuda_graph": False}}))
+    model = build_network(OmegaConf.create(about.model))
+    checkpoint.load_weights(model, read_weights(folder / WEIGHTS), folder / WEIGHTS)
+    images = torch.zeros(1, about.num_channels, about.image_size, about.image_size)
+    try:
+        shape = list(model.eval()(images).shape)
+    except Exception as error:  # whatever a network says to images of another size
+        if limit_reached(error):
+            raise
+        raise Refused(f"{folder / CONFIG}: the network takes no images {list(images.shape)}: {error}") from error
+    if shape != [1, len(about.classes)]:
+        raise Refused(f"{folder / CONFIG} names {len(about.classes)} classes, but the network answers with {shape}")
+    return TrainedRun(
+        model=model.requires_grad_(False).to(device),
+        classes=about.classes,
+        image_size=about.image_size,
+        num_channels=about.num_channels,
+        fit=about.fit,
+        mean=torch.tensor(about.mean, device=device),
+        std=torch.tensor(about.std, device=device),
     )
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import secrets
 import threading
 from pathlib import Path
@@ -95,6 +96,15 @@ class WandbRun:
     def summary(self, values: dict[str, Any]) -> None:
         self.attempt("summary", lambda: self.run.summary.update(values))
 
+    def about(self, values: dict[str, Any]) -> None:
+        """Add to the config that W&B shows."""
+        self.attempt("config", lambda: self.run.config.update(values, allow_val_change=True))
+
+    def upload(self, name: str, kind: str, files: list[Path]) -> None:
+        """Upload files as an artifact. Not offline: W&B would copy them to a place outside the run folder."""
+        if self.run is not None and self.mode == "online":
+            self.attempt("artifact", lambda: self.run.log_artifact(artifact_of(name, kind, files)))
+
     def finish(self, exit_code: int, *, is_hasty: bool) -> None:
         patience = 1 if is_hasty else FINISH_SECONDS
         # In a thread, since an upload over a dead network would hold the end of the run for ever.
@@ -118,6 +128,28 @@ class WandbRun:
     def give_up(self, what: str, error: Exception) -> None:
         self.run = None
         log.warning("W&B failed (%s: %s); training goes on, and metrics.jsonl has everything.", what, first_line(error))
+
+
+def artifact_of(name: str, kind: str, files: list[Path]) -> Any:
+    import wandb
+
+    artifact = wandb.Artifact(re.sub(r"[^\w.-]+", "-", name), type=kind)
+    for file in files:
+        artifact.add_file(str(file), policy="immutable", skip_cache=True)  # read where it lies, copied nowhere
+    return artifact
+
+
+def upload_to_finished(cfg: DictConfig, wandb_id: str, name: str, kind: str, files: list[Path]) -> None:
+    """Upload files as an artifact of a run that has ended online; a failure is a warning."""
+    try:
+        import wandb
+
+        settings = wandb.Settings(console="off", silent=True, init_timeout=30)
+        about = {"project": cfg.wandb.project, "entity": cfg.wandb.entity, "settings": settings}
+        with wandb.init(mode="online", id=wandb_id, resume="must", **about) as run:
+            run.log_artifact(artifact_of(name, kind, files))
+    except Exception as error:  # as for WandbRun
+        log.warning("W&B: %s cannot be uploaded: %s", name, first_line(error))
 
 
 def choose_mode(wanted: str) -> str:

@@ -13,6 +13,7 @@ from vit_cnn.data import Dataset
 from vit_cnn.errors import Stopped
 from vit_cnn.machine import device_name, git_state, peak_memory_bytes, precision_of, versions
 from vit_cnn.models.size import count, flops_per_image
+from vit_cnn.run.config import FILE
 from vit_cnn.run.files import write_atomically, write_json
 from vit_cnn.run.looks import count_looks, note_look
 from vit_cnn.run.media import Media
@@ -92,10 +93,13 @@ def write_result(
         "config": OmegaConf.to_container(cfg),
         "test_looks": count_looks(run_dir),
         "continued": progress.continued,
+        "init": progress.init,
         "wandb": {"id": wandb.id, "mode": wandb.mode},
         "status": "finished",
     }
     wandb.summary(scores)
     (run_dir / "previous.pt").unlink(missing_ok=True)
     write_json(run_dir / "result.json", result)
+    if cfg.wandb.artifacts:
+        wandb.upload(f"{cfg.name}-{wandb.id}", "model", [run_dir / name for name in ("best.pt", "result.json", FILE)])
     return result

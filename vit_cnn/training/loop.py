@@ -39,6 +39,7 @@ from vit_cnn.run.result import read_result
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.tracking import Tracker
 from vit_cnn.training.augment import Augmentation
+from vit_cnn.training.beginning import tell_beginning
 from vit_cnn.training.continuation import note_continuation
 from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.finish import final_pass, write_result
@@ -90,7 +91,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         keep_freed_memory()
     use_whole_fp32()
     torch.backends.cudnn.benchmark = True  # sizes do not change: let cuDNN try which of its algorithms is quickest
-    state = build_state(cfg, saved, last)
+    state = build_state(cfg, saved, last, classes=data.classes)
     progress = state.progress
     if saved:
         note_continuation(cfg, recipe, plan, progress, before=saved["config"])
@@ -118,7 +119,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         # Train, an epoch at a time.
         while progress.step < plan.last_step:
             epoch, first = divmod(progress.step, plan.steps_per_epoch)
-            state.model.train()
+            state.begin_training()
             started = time.perf_counter() - progress.seconds_train
             for batch, chosen in shuffled(
                 data.train, batch_size=recipe.batch_size, seed=cfg.seed, epoch=epoch, first=first
@@ -227,6 +228,8 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
     device, precision = device_name(torch.device(cfg.trainer.device)), precision_of(cfg.trainer.precision)
     network = f"{network_name(cfg.model)} on {device}, {precision}"
     log.info("%s; %d steps", network, plan.last_step)
+    if progress.init and progress.step == 0:
+        tell_beginning(progress.init)
     log.info("Run folder %s", run_dir)
     display = RunDisplay(
         total_steps=plan.last_step,
@@ -234,9 +237,12 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
         epochs=cfg.recipe.epochs,
         step=progress.step,
     )
-    return Tracker(
+    tracker = Tracker(
         cfg=cfg, run_dir=run_dir, display=display, step=progress.step, seconds=progress.seconds, wandb_id=wandb_id
     )
+    if progress.init:
+        tracker.wandb.about({"first_weights": progress.init})
+    return tracker
 
 
 def first_batch(seed: int, recipe: Recipe, data: Dataset, augmentation: Augmentation) -> Tensor:

@@ -8,10 +8,13 @@ from torch import Tensor, nn
 
 from vit_cnn.config.schema import Optimizer, Recipe
 from vit_cnn.errors import Refused
+from vit_cnn.models.parts import depths
 from vit_cnn.training.muon import MuonAndAdamW
 
 
-def build_optimizer(model: nn.Module, recipe: Optimizer, state: dict[str, Any] | None = None) -> torch.optim.Optimizer:
+def build_optimizer(
+    model: nn.Module, recipe: Optimizer, state: dict[str, Any] | None = None, *, scales: dict[str, float] | None = None
+) -> torch.optim.Optimizer:
     """The optimiser that ``recipe.name`` asks for, which changes every parameter.
 
     ``adamw`` (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101), ``sgd`` with Nesterov momentum, or ``muon``
@@ -22,6 +25,7 @@ def build_optimizer(model: nn.Module, recipe: Optimizer, state: dict[str, Any] |
 
     Args:
         state: what ``state_dict`` gave, on whatever device, to go on from there.
+        scales: learning rate of each parameter, by name, as a share of ``recipe.lr``; as ``layer_scales`` gives them.
 
     Raises:
         Refused: ``muon``, and the network has no such matrices.
@@ -30,6 +34,8 @@ def build_optimizer(model: nn.Module, recipe: Optimizer, state: dict[str, Any] |
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
     if not recipe.decay_all:
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if scales:
+        groups = [part for group in groups for part in by_scale(group, model, scales)]
     beta1, beta2 = recipe.betas
     optimizer: torch.optim.Optimizer
     if recipe.name == "sgd":
@@ -75,12 +81,37 @@ def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
     return [weight for weight in weights[1:-1] if weight.ndim == 2]
 
 
+def layer_scales(model: nn.Module, decay: float) -> dict[str, float] | None:
+    """Learning rate of each parameter as a share of the head's: ``decay`` to the power of the blocks between.
+
+    ``None`` where all learn at the same rate. Source: Clark et al., "ELECTRA", 2020, https://arxiv.org/abs/2003.10555.
+
+    Raises:
+        Refused: the network has no blocks that we know.
+    """
+    if decay == 1:
+        return None
+    depth = depths(model)
+    return {name: decay ** (max(depth.values()) - depth[name]) for name in depth}
+
+
+def by_scale(group: dict[str, Any], model: nn.Module, scales: dict[str, float]) -> list[dict[str, Any]]:
+    """A group for each learning rate in it."""
+    scale = {id(parameter): scales[name] for name, parameter in model.named_parameters()}
+    found: dict[float, list[nn.Parameter]] = {}
+    for parameter in group["params"]:
+        found.setdefault(scale[id(parameter)], []).append(parameter)
+    return [{**group, "params": parameters, "lr_scale": each} for each, parameters in found.items()]
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set it to ``lr``, or to the share of it that a group has."""
     for group in optimizer.param_groups:
+        scaled = lr * group.get("lr_scale", 1)
         if isinstance(group["lr"], Tensor):
-            group["lr"].fill_(lr)
+            group["lr"].fill_(scaled)
         else:
-            group["lr"] = lr
+            group["lr"] = scaled
 
 
 def learning_rate(step: int, *, recipe: Recipe, steps_per_epoch: int) -> float:

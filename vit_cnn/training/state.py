@@ -14,9 +14,11 @@ from vit_cnn.config.network import build_network
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed, Refused
 from vit_cnn.machine import precision_of
+from vit_cnn.models.parts import freeze
 from vit_cnn.run import checkpoint
+from vit_cnn.training.beginning import begin_from
 from vit_cnn.training.ema import WeightAverage
-from vit_cnn.training.optim import build_optimizer
+from vit_cnn.training.optim import build_optimizer, layer_scales
 
 
 @dataclasses.dataclass
@@ -30,6 +32,7 @@ class Progress:
         best_step, best_acc, best_loss: the best epoch so far, by validation accuracy, and by loss where that is equal.
         logged_step, logged_seconds: ``step`` and ``seconds_train`` when training metrics were last logged.
         continued: each time that the run was resumed: from which step, with what changes, under which schedule before.
+        init: where the first weights came from; ``None`` for random ones.
     """
 
     step: int = 0
@@ -41,6 +44,7 @@ class Progress:
     logged_step: int = 0
     logged_seconds: float = 0.0
     continued: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    init: dict[str, Any] | None = None
 
     def is_best(self, val: dict[str, float]) -> bool:
         """Whether validation accuracy ``acc`` and ``loss`` are better than ever before."""
@@ -60,6 +64,7 @@ class State:
         progress: how far the run has come.
         best: the weights of the best epoch so far, of which ``progress`` speaks; empty before the first.
         average: of the weights, where the recipe asks for one; it is evaluated instead of them.
+        frozen: the modules that are not trained.
         best_is_written: whether ``best.pt`` holds them.
     """
 
@@ -70,7 +75,14 @@ class State:
     progress: Progress
     best: dict[str, Tensor]
     average: WeightAverage | None
+    frozen: list[nn.Module]
     best_is_written: bool = False
+
+    def begin_training(self) -> None:
+        """Training mode, but not for what is frozen: its batch norms keep their statistics, and it drops nothing."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
 
     def weights_to_evaluate(self) -> contextlib.AbstractContextManager[None]:
         """Within it, ``model`` has the weights that the run is judged by."""
@@ -116,26 +128,36 @@ class State:
             self.best_is_written = True
 
 
-def build_state(cfg: DictConfig, saved: dict[str, Any] | None, last: Path) -> State:
-    """A run's first state, from its seed; or, with what was ``saved`` in ``last``, the one to go on from.
+def build_state(
+    cfg: DictConfig, saved: dict[str, Any] | None, last: Path, *, classes: list[str] | None = None
+) -> State:
+    """A run's first state, from its seed and ``init``; or, with what was ``saved`` in ``last``, the one to go on from.
+
+    Args:
+        classes: names of the classes, by label; a head is only taken from a network that has the same.
 
     Raises:
-        Refused: the checkpoint does not fit the network, or holds too little.
+        Refused: the checkpoint, or what ``init`` names, does not fit the network, or holds too little.
     """
     if saved and "best" not in saved:
         raise Refused(f"{last} is of an earlier version of vit_cnn, which kept less in it: go on with that version")
     device = torch.device(cfg.trainer.device)
     torch.manual_seed(cfg.seed)
     layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
-    model = build_network(cfg.model, pretrained=saved is None).to(device).to(memory_format=layout)
+    model = build_network(cfg.model, pretrained=saved is None and not cfg.init).to(device).to(memory_format=layout)
+    progress = progress_in(saved)
+    if cfg.init and not saved:
+        progress.init = begin_from(Path(cfg.init), model, cfg, classes)
+    frozen, scales = freeze(model, cfg.recipe.freeze_blocks), layer_scales(model, cfg.recipe.layer_decay)
     state = State(
         model=model,
-        optimizer=build_optimizer(model, cfg.recipe.optimizer, saved and saved["optimizer"]),
+        optimizer=build_optimizer(model, cfg.recipe.optimizer, saved and saved["optimizer"], scales=scales),
         scaler=torch.amp.GradScaler(device.type, enabled=precision_of(cfg.trainer.precision) == "fp16"),
         window=[],
-        progress=progress_in(saved),
+        progress=progress,
         best={},
         average=None if cfg.recipe.ema_decay is None else WeightAverage(model, decay=cfg.recipe.ema_decay),
+        frozen=frozen,
     )
     if saved:
         checkpoint.load_weights(model, saved["model"], last)

@@ -1,0 +1,65 @@
+"""A network from its first layer to its last, for fine-tuning: which parameters lie how deep."""
+
+from torch import nn
+
+from vit_cnn.errors import Refused
+from vit_cnn.models.cnn import CNN
+from vit_cnn.models.vit import ViT
+
+PAIR = 6  # layers of a CNN's pair of convolutions
+
+
+def parts_of(model: nn.Module) -> list[tuple[str, ...]]:
+    """Beginnings of parameter names: what stands before the blocks, each block, what follows them.
+
+    Blocks are a ViT's transformer blocks and a CNN's pairs of convolutions. Where a network stands around one of them,
+    its own layers belong to what stands before.
+
+    Raises:
+        Refused: it is another network.
+    """
+    inner = getattr(model, "network", model)
+    within, around = ("", ()) if inner is model else ("network.", ("stem.",))
+    if isinstance(inner, ViT):
+        first = [f"{within}{name}" for name in ("embed_patches.", "cls_token", "positions")]
+        blocks = [[f"{within}blocks.{number}."] for number in range(len(inner.blocks))]
+        last = [f"{within}norm.", f"{within}head."]
+    elif isinstance(inner, CNN):
+        first, last = [], [f"{within}classifier."]
+        layers = [f"{within}features.{number}." for number in range(len(inner.features))]
+        blocks = [layers[start : start + PAIR] for start in range(0, len(layers), PAIR)]
+    else:
+        raise Refused(
+            "recipe.freeze_blocks and recipe.layer_decay know the blocks of a ViT and a CNN alone, not those of "
+            f"{type(model).__name__}: set them to 0 and 1"
+        )
+    return [tuple(part) for part in ([*around, *first], *blocks, last)]
+
+
+def depths(model: nn.Module) -> dict[str, int]:
+    """The part, counted from 0, of each parameter."""
+    parts = parts_of(model)
+    return {
+        name: next(depth for depth, beginnings in enumerate(parts) if name.startswith(beginnings))
+        for name, _ in model.named_parameters()
+    }
+
+
+def freeze(model: nn.Module, blocks: int) -> list[nn.Module]:
+    """Keep the first ``blocks`` blocks, and what stands before them, as they are.
+
+    Returns:
+        The modules that must stay in evaluation mode: a batch norm's statistics would change otherwise.
+
+    Raises:
+        Refused: there are fewer blocks.
+    """
+    if not blocks:
+        return []
+    parts = parts_of(model)
+    if blocks > len(parts) - 2:
+        raise Refused(f"recipe.freeze_blocks={blocks}: the {type(model).__name__} has {len(parts) - 2} blocks")
+    frozen = tuple(beginning for beginnings in parts[: blocks + 1] for beginning in beginnings)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(frozen))
+    return [module for name, module in model.named_modules() if f"{name}.".startswith(frozen)]
