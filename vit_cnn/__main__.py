@@ -14,6 +14,7 @@ COMMANDS = {  # name: the module that has it, and what it does
     "predict": ("vit_cnn.predict", "classify your own images with a run"),
     "compare": ("vit_cnn.compare", "finished runs side by side in the terminal"),
     "report": ("vit_cnn.report.__main__", "runs in one page: tables, curves, errors, a look inside"),
+    "play": ("vit_cnn.play.__main__", "change an image and see at once what both networks make of it"),
     "probe": ("vit_cnn.probe", "a claim about the networks put to the test"),
     "estimate": ("vit_cnn.estimate", "how long a training or a sweep will take here"),
     "dashboard": ("vit_cnn.dashboard", "W&B panels that compare the runs"),
