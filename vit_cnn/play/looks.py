@@ -93,4 +93,4 @@ def look(network: nn.Module, images: Tensor, *, way: str, label: int) -> tuple[T
         return None, f"no map: {error}"
     if found.ndim < 2 or found.numel() == 1:
         return None, "no map: its last convolution has a single place"
-    return found, "what speaks for its answer: class-activation map"
+    return found, "what speaks for its answer (class activation)"

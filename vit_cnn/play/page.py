@@ -16,7 +16,8 @@ from vit_cnn.play.looks import LAST
 from vit_cnn.play.show import header_html
 from vit_cnn.play.stage import Stage
 
-CANVAS = 280  # pixels of the square to draw in
+PAD = '<canvas width="280" height="280" aria-label="draw here"></canvas><button type="button">Clear</button>'
+PAD_SCRIPT = (Path(__file__).parent / "pad.js").read_text()
 AS_IT_IS = Changes()
 
 
@@ -33,7 +34,7 @@ def page(stage: Stage) -> gr.Blocks:
             way = way_to_look(stage)
             controls = changes(stage)
             with gr.Row():
-                draw_again = gr.Button("Draw squares and noise again", size="sm")
+                draw_again = gr.Button("Other squares and noise", size="sm")
                 undo = gr.Button("Undo all changes", size="sm")
         with choose:
             image_choice(stage, [shown, way, *controls.values()], [shown, answers])
@@ -42,19 +43,17 @@ def page(stage: Stage) -> gr.Blocks:
         for control in (way, *controls.values()):
             if not isinstance(control, gr.State):
                 at_once(control.input, partial(view, stage), seen, answers)
-        at_once(draw_again.click, another_draw, controls["draw"], controls["draw"]).then(
-            partial(view, stage), seen, answers, show_progress="hidden"
-        )
-        at_once(undo.click, lambda: dataclasses.astuple(AS_IT_IS), None, list(controls.values())).then(
-            partial(view, stage), seen, answers, show_progress="hidden"
-        )
-        blocks.load(opening(stage), None, [*seen, answers], show_progress="hidden")
+        drawn_again = at_once(draw_again.click, another_draw, controls["draw"], controls["draw"])
+        undone = at_once(undo.click, lambda: dataclasses.astuple(AS_IT_IS), None, list(controls.values()))
+        for done in (drawn_again, undone):
+            at_once(done.then, partial(view, stage), seen, answers)
+        at_once(blocks.load, opening(stage), None, [*seen, answers])
     return blocks
 
 
 def at_once(event: Callable[..., Any], call: Callable[..., Any], inputs: Any, outputs: Any) -> Any:
     """Answer while a slider moves; of what comes meanwhile, the last counts."""
-    return event(call, inputs, outputs, show_progress="hidden", trigger_mode="always_last")
+    return event(call, inputs, outputs, show_progress="hidden", trigger_mode="always_last", queue=False)
 
 
 def way_to_look(stage: Stage) -> gr.Dropdown:
@@ -73,8 +72,8 @@ def changes(stage: Stage) -> dict[str, Any]:
 
     with gr.Row():
         right, down = slider("right", "Move right, px"), slider("down", "Move down, px")
-    sizes = [("off" if size == 0 else f"{size} px", size) for size in squares(stage.side)]
-    shuffle = gr.Radio(sizes, value=AS_IT_IS.shuffle, label="Shuffle squares of", elem_id="shuffle")
+    sizes = [(str(size or "off"), size) for size in squares(stage.side)]
+    shuffle = gr.Radio(sizes, value=AS_IT_IS.shuffle, label="Shuffle squares of, px", elem_id="shuffle")
     hide = slider("hide", "Hide a square of, px")
     with gr.Row():
         hide_right, hide_down = slider("hide_right", "Square, % from left"), slider("hide_down", "Square, % from top")
@@ -108,12 +107,9 @@ def image_choice(stage: Stage, seen: list[Any], outputs: list[Any]) -> None:
                 show_progress="hidden",  # so that the next one can be dropped
             )
         with gr.Tab("Draw"):
-            pad = gr.Sketchpad(
-                type="pil", canvas_size=(CANVAS, CANVAS), fixed_canvas=True, layers=False, buttons=[], elem_id="draw",
-                brush=gr.Brush(default_size=22), label="Draw here",
-            )  # fmt: skip
+            pad = gr.HTML(html_template=PAD, js_on_load=PAD_SCRIPT, elem_id="draw")
             light = gr.Checkbox(stage.is_dark, label="Show it light on dark, as the data set is", elem_id="light")
-            for event in (pad.change, light.input):
+            for event in (pad.input, light.input):
                 at_once(event, partial(another, stage, partial(drawn, stage)), [*seen, pad, light], outputs)
 
 
@@ -128,15 +124,12 @@ def from_data_set(stage: Stage, seen: list[Any], outputs: list[Any]) -> None:
     ]
     with gr.Row():
         for name, find in picks:
-            gr.Button(name, size="sm", min_width=60).click(
-                partial(another, stage, find), seen, outputs, show_progress="hidden"
-            )
+            at_once(gr.Button(name, size="sm", min_width=60).click, partial(another, stage, find), seen, outputs)
     with gr.Row():
         for name, wanted in stage.verdicts.items():
             count = len(gallery.matching(wanted))
-            gr.Button(f"{name} ({count:,})", size="sm", min_width=90, interactive=count > 0).click(
-                partial(another, stage, partial(next_of, gallery, wanted)), seen, outputs, show_progress="hidden"
-            )
+            button = gr.Button(f"{name} ({count:,})", size="sm", min_width=90, interactive=count > 0)
+            at_once(button.click, partial(another, stage, partial(next_of, gallery, wanted)), seen, outputs)
     if gallery.why_not:
         gr.Markdown(gallery.why_not)
 
@@ -167,9 +160,8 @@ def uploaded(stage: Stage, shown: Shown, path: str) -> Shown:
     return stage.uploaded(Path(path))
 
 
-def drawn(stage: Stage, shown: Shown, drawing: dict[str, Any] | None, light_on_dark: bool) -> Shown:
-    picture = drawing and drawing["composite"]
-    return stage.drawn(picture.convert("RGB"), light_on_dark=light_on_dark) if picture else shown
+def drawn(stage: Stage, shown: Shown, drawing: str | None, light_on_dark: bool) -> Shown:
+    return stage.drawn(drawing, light_on_dark=light_on_dark) if drawing else shown
 
 
 def another_draw(draw: int) -> int:

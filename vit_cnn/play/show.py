@@ -60,8 +60,8 @@ def image_card(shown: Shown, pixels: Tensor, classes: list[str], link: dict[str,
     address = f'<a href="?{html.escape(urllib.parse.urlencode(link))}">link to this view</a>' if link else ""
     before, after = (from_unit(each / 255)[0] for each in (shown.pixels, pixels))
     return (
-        f'<figure class="image"><div><img src="{data_uri(before)}" alt="the image as it is">'
-        f'<img src="{data_uri(after)}" alt="the image as the networks see it"></div>'
+        f'<figure class="image"><div><img decoding="sync" src="{data_uri(before)}" alt="the image as it is">'
+        f'<img decoding="sync" src="{data_uri(after)}" alt="the image as the networks see it"></div>'
         f"<figcaption>{truth}{html.escape(shown.name)}. Left as it is, right as the networks see it. {address}"
         "</figcaption></figure>"
     )
@@ -79,7 +79,7 @@ def card(contender: Contender, answer: Answer, classes: list[str], truth: int | 
         f'<article class="network" style="--colour:{contender.colour}">'
         f"<h2>{html.escape(contender.name)}</h2>"
         f'<p class="said"><strong>{html.escape(said)}</strong> {answer.probabilities[answer.label]:.0%} {verdict}</p>'
-        f'<figure><img src="{data_uri(answer.picture)}" alt="{html.escape(answer.caption)}">'
+        f'<figure><img decoding="sync" src="{data_uri(answer.picture)}" alt="{html.escape(answer.caption)}">'
         f"<figcaption>{html.escape(answer.caption)}</figcaption></figure><ol>{bars}</ol></article>"
     )
 

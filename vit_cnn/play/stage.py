@@ -1,14 +1,13 @@
 """What the page does when something on it is touched: functions of the image and the controls, without Gradio."""
 
+import base64
 import dataclasses
-import io
 import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, ImageOps
 
 from vit_cnn.errors import Refused
 from vit_cnn.play.answers import answer
@@ -98,10 +97,14 @@ class Stage:
         except Refused as error:
             raise Refused(f"{path.name}: {error}") from error
 
-    def drawn(self, picture: Image.Image, *, light_on_dark: bool) -> Shown:
-        """A drawing, dark on white; ``light_on_dark`` turns that about, as some data sets have it."""
-        (ImageOps.invert(picture) if light_on_dark else picture).save(file := io.BytesIO(), "PNG")
-        return self.own(file.getvalue(), "your drawing")
+    def drawn(self, drawing: str, *, light_on_dark: bool) -> Shown:
+        """A drawing, dark on white, as ``data:image/png;base64,…``; ``light_on_dark`` turns its colours about.
+
+        Raises:
+            Refused: it is no picture.
+        """
+        shown = self.own(base64.b64decode(drawing.partition(",")[2]), "your drawing")
+        return dataclasses.replace(shown, pixels=255 - shown.pixels) if light_on_dark else shown
 
     def own(self, content: bytes, name: str) -> Shown:
         return Shown(self.contenders[0].network.pixels([content]).cpu(), name)
