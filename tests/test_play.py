@@ -5,8 +5,14 @@ import dataclasses
 import io
 import json
 import os
+import re
 import shutil
+import signal
+import socket
 import struct
+import subprocess
+import sys
+import urllib.request
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +36,8 @@ from vit_cnn.play.looks import LAST, ROLLOUT, attention, class_activation, look,
 from vit_cnn.play.stage import Stage, stage_of
 from vit_cnn.run.looks import count_looks
 from vit_cnn.training.loop import train
+
+ROOT = Path(__file__).parent.parent
 
 BROKEN = {
     "renamed.png": b"%PDF-1.7\n1 0 obj\n<< /Type /Catalog >>\nendobj\n",
@@ -328,6 +336,32 @@ def test_refusals(runs: Path, playing: Callable[..., tuple[int, str]], monkeypat
     assert (code, printed) == (2, "error: play needs gradioo: pip install gradioo\n")
 
 
+def test_the_command_serves_a_page_until_ctrl_c(runs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("gradio", reason="no Gradio here: pip install gradio")
+    Path("temporary").mkdir()
+    environment = os.environ | {"TMPDIR": str(tmp_path / "temporary"), "COLUMNS": "200"}
+    del environment["HYDRA_FULL_ERROR"]
+    command = [sys.executable, "-m", "vit_cnn.play", str(runs), "--no-browser"]
+    serving = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, cwd=ROOT)
+    try:
+        assert serving.stdout
+        said = serving.stdout.readline()
+        address = re.search(r"The page is at (http://127\.0\.0\.1:(\d+)/) until you press Ctrl-C", said)
+        assert address, said
+        with urllib.request.urlopen(address[1]) as answered:
+            assert answered.headers["content-security-policy"].startswith("default-src 'self' ")
+        assert list(Path("temporary").glob("vit-cnn-play-*"))
+        port = ["--port", address[2]]
+        second = subprocess.run([*command, *port], capture_output=True, text=True, env=environment, cwd=ROOT)
+        assert (second.returncode, second.stderr) == (2, f"error: --port {address[2]} is in use\n")
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(timeout=60) == 0
+    finally:
+        serving.kill()
+        serving.communicate()
+    assert not list(Path("temporary").glob("vit-cnn-play-*"))  # what was dropped on the page is gone
+
+
 # --- the page in a browser
 
 QUIET = [
@@ -338,15 +372,22 @@ QUIET = [
 
 @pytest.fixture
 def address(runs: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """The page of two runs: those in $PLAY_RUNS, such as for the README's picture, or else the tests' own."""
+    """The page of the runs in $PLAY_RUNS, a folder, or else of the tests' own; it talks to no other machine."""
     pytest.importorskip("gradio", reason="no Gradio here: pip install gradio")
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     from vit_cnn.play.serve import serve
 
-    folders = [Path(each) for each in os.environ.get("PLAY_RUNS", str(runs)).split()]
-    blocks, address = serve(on_stage(*folders), port=None, open_browser=False)
+    assert os.environ["GRADIO_ANALYTICS_ENABLED"] == "False"
+    asked: list[str] = []
+    look_up = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *more, **options: asked.append(host) or look_up(host, *more, **options)
+    )
+    shutil.copytree(os.environ.get("PLAY_RUNS", runs), "runs")
+    blocks, address = serve(on_stage(Path("runs")), port=None, open_browser=False)
     yield address
     blocks.close(verbose=False)
+    assert {host if isinstance(host, str) else host.decode() for host in asked if host} <= {"127.0.0.1", "localhost"}
 
 
 @pytest.fixture
@@ -364,7 +405,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any, address: str) -> Iterator[Any]:
     """The opened page; in the end, nothing was asked of another machine, and nothing went wrong in the page."""
-    page = browser.new_page(viewport={"width": 1280, "height": 1000})
+    page = browser.new_page(viewport={"width": 1280, "height": 920})
     asked: list[str] = []
     wrong: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -468,7 +509,10 @@ def test_on_a_phone_and_the_picture_of_the_page(page: Any) -> None:
     assert page.evaluate(overhang) == 0
     a, b = (page.locator(".network").nth(number).bounding_box() for number in (0, 1))
     assert a["y"] == b["y"] and a["x"] + a["width"] <= b["x"]
-    page.screenshot(path=os.environ.get("PLAY_PICTURE", "page.png"))
+    if picture := os.environ.get("PLAY_PICTURE"):  # for the README
+        page.goto(page.url + os.environ.get("PLAY_VIEW", ""))
+        page.wait_for_selector(".network ol")
+        page.screenshot(path=picture)
     page.set_viewport_size({"width": 400, "height": 860})
     page.locator("#noise").scroll_into_view_if_needed()
     assert page.evaluate(overhang) == 0

@@ -44,7 +44,8 @@ def main() -> None:
         try:
             blocks, address = serve(stage, port=arguments.port, open_browser=not arguments.no_browser)
         except OSError as error:
-            raise Refused(f"--port {arguments.port}: {error}") from error
+            port = "no port is free" if arguments.port is None else f"--port {arguments.port} is in use"
+            raise Refused(port) from error
         console.print(f"The page is at {address} until you press Ctrl-C.", highlight=False)
         with contextlib.suppress(KeyboardInterrupt):
             threading.Event().wait()
