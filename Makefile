@@ -5,7 +5,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup demo train compare sweep report probes dashboard bench goals notebooks test faults check clean
+.PHONY: help setup demo train compare sweep report probes play dashboard bench goals notebooks test faults check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -38,6 +38,10 @@ report: setup ## a page from runs, and its figures and tables: make report RUNS=
 
 probes: setup ## the probes that any runs can be put to: make probes RUNS="runs/vit runs/cnn"; folder probes
 	for probe in agreement shift patches corruption inside; do $(RUN) -m vit_cnn.probe $$probe $(RUNS) $(ARGS) || exit; done
+
+play: setup ## a page to change images and see what both networks say: make play RUNS="runs/vit runs/cnn"
+	$(RUN) -m pip install --quiet -e ".[play]"
+	$(RUN) -m vit_cnn.play $(RUNS) $(ARGS)
 
 dashboard: setup ## W&B panels that compare the runs, built as code; without a key they are written to a file
 	$(RUN) -m vit_cnn.dashboard $(ARGS)

@@ -14,7 +14,8 @@ def test_a_wheel_brings_its_conf_along(tmp_path: Path) -> None:
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", "wheels", str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = Path("wheels").glob("*.whl")
-    assert {"vit_cnn/report/page.html", "vit_cnn/report/page.css"} <= set(zipfile.ZipFile(wheel).namelist())
+    beside_the_code = ("report/page.html", "report/page.css", "play/page.css", "play/pad.js")
+    assert {f"vit_cnn/{name}" for name in beside_the_code} <= set(zipfile.ZipFile(wheel).namelist())
     subprocess.run([*pip, "install", "--no-deps", "--target", "site", str(wheel)], check=True, capture_output=True)
     Path("empty").mkdir()
     call = [sys.executable, "-m", "vit_cnn.train", "--cfg", "job", "--resolve", "model=cnn", "data=digits"]

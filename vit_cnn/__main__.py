@@ -15,6 +15,7 @@ COMMANDS = {  # name: the module that has it, and what it does
     "export": ("vit_cnn.export.__main__", "write a run as a folder for others: safetensors, ONNX, torch.export"),
     "compare": ("vit_cnn.compare", "finished runs side by side in the terminal"),
     "report": ("vit_cnn.report.__main__", "runs in one page: tables, curves, errors, a look inside"),
+    "play": ("vit_cnn.play.__main__", "change an image and see at once what both networks make of it"),
     "probe": ("vit_cnn.probe", "a claim about the networks put to the test"),
     "estimate": ("vit_cnn.estimate", "how long a training or a sweep will take here"),
     "dashboard": ("vit_cnn.dashboard", "W&B panels that compare the runs"),

@@ -36,4 +36,8 @@ class Hybrid(nn.Module):
         self.network, self.patch_size = network, patch_size
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.network(F.pixel_shuffle(self.stem(images), self.patch_size))
+        return self.network(self.stemmed(images))
+
+    def stemmed(self, images: Tensor) -> Tensor:
+        """What the ViT gets instead of the pixels of images [b, num_channels, h, w]; of the same shape."""
+        return F.pixel_shuffle(self.stem(images), self.patch_size)

@@ -33,6 +33,12 @@ def occluded(images: Tensor, size: int, mean: Tensor, generator: torch.Generator
     """One square of each image, at any place, in the mean colour."""
     b, _, h, w = images.shape
     top, left = (torch.randint(side - size + 1, (b, 1), generator=generator) for side in (h, w))
+    return covered(images, size, mean, top=top, left=left)
+
+
+def covered(images: Tensor, size: int, mean: Tensor, *, top: Tensor, left: Tensor) -> Tensor:
+    """One square of each image, ``top`` and ``left`` [b, 1] pixels from its corner, in the mean colour."""
+    h, w = images.shape[-2:]
     rows, columns = torch.arange(h) - top, torch.arange(w) - left
     rows, columns = (rows >= 0) & (rows < size), (columns >= 0) & (columns < size)
     return torch.where(rearrange(rows, "b h -> b 1 h 1") & rearrange(columns, "b w -> b 1 1 w"), mean, images)

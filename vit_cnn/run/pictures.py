@@ -67,7 +67,7 @@ def spotlight(picture: Picture, attention: Tensor) -> Picture:
 
     h, w, _ = picture.shape
     light = F.interpolate(attention[None, None].float().cpu(), size=(h, w), mode="bicubic", align_corners=False)
-    light = rearrange(light / light.max(), "1 1 h w -> h w").clamp(0, 1)
+    light = rearrange(light / light.max().clamp(min=1e-12), "1 1 h w -> h w").clamp(0, 1)
     colours = 255 * colormaps["inferno"](light.numpy())[:, :, :3]
     return (0.4 * picture.mean(axis=2, keepdims=True) + 0.6 * colours).astype(np.uint8)
 

@@ -68,6 +68,10 @@ class TrainedRun:
         Raises:
             Refused: one cannot be read; it is named.
         """
+        return normalise(self.pixels(images), self.mean, self.std)
+
+    def pixels(self, images: list[str | Path | bytes]) -> Tensor:
+        """The same before they are normalised: uint8 [b, c, h, w]."""
         options: dict[str, Any] = {"image_size": self.image_size, "num_channels": self.num_channels, "fit": self.fit}
         decoded = []
         for image in images:
@@ -80,8 +84,7 @@ class TrainedRun:
                     raise
                 name = "the image" if isinstance(image, bytes) else image
                 raise Refused(why_unreadable(name, content, error)) from error
-        pixels = torch.from_numpy(np.stack(decoded)).to(self.mean.device)
-        return normalise(pixels, self.mean, self.std)
+        return torch.from_numpy(np.stack(decoded)).to(self.mean.device)
 
 
 def load_run(folder: str | Path, *, device: str = "cpu", trust: str = "") -> TrainedRun:
