@@ -61,7 +61,7 @@ repro: setup ## the same command twice, and once over a kill: the same bits? ARG
 	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) tests/repro.py $(ARGS)
 
 faults: setup ## kill, stop and damage real trainings, resume them, and count what is lost: ARGS="--rounds 3"
-	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(RUN) tests/faults.py $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN) -m faults $(ARGS)
 
 check: setup ## lint, check the types, and that imports run downwards
 	$(VENV)/bin/ruff check .

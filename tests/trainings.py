@@ -31,14 +31,23 @@ OPTIONS = [
     "recipe.epochs=4", "trainer.log_every=1", "model.dropout=0.1", "wandb.mode=disabled",
 ]  # fmt: skip
 
+AS_MAIN = "from vit_cnn import errors, train; errors.exit_with_code(train.main)"
+
 
 class Training(subprocess.Popen[bytes]):
-    """A training in a process of its own; ``printed`` is what it has said."""
+    """A training in a process of its own, started as a user does.
 
-    def __init__(self, *words: str, **environment: str) -> None:
+    Args:
+        words: of the command line.
+        before: Python to be executed first.
+        environment: variables beside those of this process.
+    """
+
+    def __init__(self, *words: str, before: str = "", **environment: str) -> None:
         self.output = tempfile.TemporaryFile()
         variables = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"} | environment
-        call = [sys.executable, "-m", "vit_cnn.train", *words]
+        main = ["-c", f"{before}\n{AS_MAIN}"] if before else ["-m", "vit_cnn.train"]
+        call = [sys.executable, *main, *words]
         super().__init__(call, stdout=self.output, stderr=subprocess.STDOUT, env=variables)
 
     def printed(self) -> str:

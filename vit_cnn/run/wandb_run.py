@@ -13,6 +13,7 @@ from vit_cnn.config.target import network_name
 
 log = logging.getLogger(__name__)
 
+START_SECONDS = 30  # how long the start of a run waits for an answer of W&B
 FINISH_SECONDS = 60  # how long the end of a run waits for W&B's upload
 
 SUMMARIES = {
@@ -66,7 +67,7 @@ class WandbRun:
                 config=cast(dict[str, Any], OmegaConf.to_container(cfg)),
                 notes=f"run folder {run_dir}",
                 reinit="finish_previous",
-                settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+                settings=wandb.Settings(console="off", silent=True, init_timeout=START_SECONDS),
             )
 
         try:
