@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from vit_cnn import config, sweep
 from vit_cnn.config.paste import resume_command
 from vit_cnn.config.trust import trust_of
+from vit_cnn.console import console
 from vit_cnn.errors import Refused, Stopped, is_expected, tell
 from vit_cnn.run.config import read_config
 
@@ -34,6 +35,7 @@ def start() -> None:
         raise
     finally:
         sweep.end()
+        console.file.flush()  # where nobody reads it, Python would end with a code of its own
 
 
 @hydra.main(config_path=str(config.CONF), config_name="config", version_base="1.3")

@@ -1,5 +1,6 @@
 """Weights & Biases, in every state but the right one: the training goes on, and ends within a bounded time."""
 
+import contextlib
 import http.server
 import json
 import multiprocessing
@@ -8,7 +9,7 @@ import random
 import signal
 import socket
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from trainings import OPTIONS, Training, lines, missing_lines, until
@@ -17,7 +18,7 @@ from faults.kinds import Whole
 
 KEY = "0" * 40
 SHORT = "from vit_cnn.run import wandb_run; wandb_run.START_SECONDS = wandb_run.FINISH_SECONDS = 3"
-PATIENCE = 120  # seconds that a run may take, of which it trains one
+PATIENCE = 60  # seconds that a run may take, of which it trains one
 
 
 def train(run: Path, whole: Whole, *, mode: str, **environment: str) -> Training:
@@ -80,19 +81,33 @@ def a_wrong_key(run: Path, whole: Whole) -> str:
         server.server_close()
 
 
-def killed_service(run: Path, whole: Whole) -> str:
-    """The process beside the training, through which all goes."""
-    process = train(run, whole, mode="offline")
-    wanted = random.randint(1, 18)
-    until(process, lambda: lines(run) >= wanted)
-    for folder in Path("/proc").glob("[0-9]*"):
+def service(number: int) -> Callable[[Path, Whole], str]:
+    """A signal to the process beside the training, through which all goes."""
+
+    def hurt(run: Path, whole: Whole) -> str:
+        process = train(run, whole, mode="offline")
+        wanted = random.randint(1, 18)
+        until(process, lambda: lines(run) >= wanted)
+        hurt = [each for each in services() if str(process.pid) in each]
+        for words in hurt:
+            os.kill(int(words[0]), number)
         try:
-            words = (folder / "cmdline").read_bytes().split(b"\0")
-        except OSError:
-            continue
-        if b"wandb-core" in words[0] and str(process.pid).encode() in words:
-            os.kill(int(folder.name), signal.SIGKILL)
-    return ends_in_time(process, run, whole)
+            return ends_in_time(process, run, whole)
+        finally:
+            for words in hurt:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(words[0]), signal.SIGKILL)
+
+    return hurt
+
+
+def services() -> Iterator[list[str]]:
+    """W&B's processes: the number of each, and its command line."""
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (folder / "cmdline").read_text().split("\0")
+            if "wandb-core" in words[0]:
+                yield [folder.name, *words]
 
 
 def unwritable(run: Path, whole: Whole) -> str:
@@ -102,7 +117,8 @@ def unwritable(run: Path, whole: Whole) -> str:
 KINDS: dict[str, Callable[[Path, Whole], str]] = {
     "W&B without a network": without_network,
     "W&B with a wrong key": a_wrong_key,
-    "W&B killed": killed_service,
+    "W&B killed": service(signal.SIGKILL),
+    "W&B frozen": service(signal.SIGSTOP),
     "W&B in a folder that cannot be written": unwritable,
     "W&B whose server never answers": a_server_that_never_answers,
 }

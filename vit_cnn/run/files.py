@@ -35,6 +35,12 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         remove(temporary)
 
 
+def remove_torn(folder: Path) -> None:
+    """Remove what a writer that was killed left half-written; for the only writer of ``folder``."""
+    for left in folder.glob(".*.tmp"):
+        remove(left)
+
+
 def remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # not there, or in a folder that is read-only
         path.unlink()
