@@ -1,7 +1,12 @@
 """Weights & Biases mirrors a run, and whatever happens to it changes nothing."""
 
 import json
+import os
 import re
+import signal
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -105,6 +110,54 @@ def test_an_upload_that_hangs_does_not_hold_the_run(
     assert run("run", "wandb.mode=online", "max_steps=2")["status"] == "finished"
     assert "W&B did not finish" in caplog.text
     never.set()
+
+
+FREEZING = """
+import os, signal
+from vit_cnn import errors, train
+from vit_cnn.run import wandb_run
+from vit_cnn.training import loop
+wandb_run.FINISH_SECONDS = 1
+learning_rate = loop.learning_rate
+def freezing(done, **options):
+    if done == 3:
+        (service,) = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+        open("frozen", "w").write(service)
+        os.kill(int(service), signal.SIGSTOP)
+    return learning_rate(done, **options)
+loop.learning_rate = freezing
+errors.exit_with_code(train.main)
+"""
+
+
+def test_a_service_that_hangs_does_not_hold_the_end_of_the_process() -> None:
+    """W&B's own hook at the end of a process waits for it, for ever if need be."""
+    call = [sys.executable, "-c", FREEZING, *TINY, "hydra.run.dir=run", "wandb.mode=offline"]
+    variables = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    with open("printed", "wb") as printed:  # a pipe would be held open by the service
+        process = subprocess.Popen(call, stdout=printed, stderr=printed, env=variables)
+    try:
+        assert process.wait(60) == 0, Path("printed").read_text()
+    finally:
+        process.kill()
+        os.kill(int(Path("frozen").read_text()), signal.SIGKILL)
+    assert "W&B did not finish within 1 s" in Path("printed").read_text()
+    assert "Traceback" not in Path("printed").read_text()
+
+
+def test_a_server_that_never_answers_costs_seconds_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("plain")
+    monkeypatch.setattr(wandb_run, "START_SECONDS", 2)
+    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 5)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:  # the system accepts, and nobody reads
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        result = run("silent", "wandb.mode=online")
+    assert result["wandb"]["mode"] == "offline"
+    assert "W&B cannot be reached" in caplog.text
+    assert metrics("silent") == metrics("plain")
 
 
 def test_an_online_start_that_fails_falls_back_to_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,16 @@ Real processes: one run is left alone; of the others each has one fault, goes on
 
 import argparse
 import csv
+import functools
+import multiprocessing
+import os
 import random
 import re
 import shutil
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from rich import box
@@ -31,19 +35,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=1, help="faults of each kind (default: 1)")
     parser.add_argument("--only", default="", help="kinds whose name has this in it, a regular expression")
     parser.add_argument("--seed", type=int, default=0, help="of the moments and the bits")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="kinds at a time (default: one a core)")
     parser.add_argument("--out", type=Path, help="a CSV file for the table")
     arguments = parser.parse_args()
-    random.seed(arguments.seed)
     rows, wrong = [], []
     with tempfile.TemporaryDirectory() as folder:
         started = time.monotonic()
         go_on(Path(folder, "whole"))
         whole = Whole(Path(folder, "whole"), seconds=time.monotonic() - started)
-        for kind in [kind for kind in KINDS if re.search(arguments.only, kind)]:
-            injected, lost, errors = campaign(kind, whole, rounds=arguments.rounds)
-            rows.append((kind, injected, injected - len(errors), "; ".join([*lost, *errors]) or "nothing"))
-            wrong += errors
-            console.print(*rows[-1], f"({time.monotonic() - started:.0f} s)", sep="  ")
+        kinds = [kind for kind in KINDS if re.search(arguments.only, kind)]
+        ask = functools.partial(campaign, whole=whole, rounds=arguments.rounds, seed=arguments.seed)
+        with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("fork")) as pool:
+            for kind, (injected, lost, errors) in zip(kinds, pool.map(ask, kinds), strict=True):
+                rows.append((kind, injected, injected - len(errors), "; ".join([*lost, *errors]) or "nothing"))
+                wrong += errors
+                console.print(*rows[-1], f"({time.monotonic() - started:.0f} s)", sep="  ")
     table = Table(*COLUMNS, box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*map(str, row))
@@ -54,8 +60,9 @@ def main() -> None:
     sys.exit(bool(wrong))
 
 
-def campaign(kind: str, whole: Whole, *, rounds: int) -> tuple[int, list[str], list[str]]:
+def campaign(kind: str, *, whole: Whole, rounds: int, seed: int) -> tuple[int, list[str], list[str]]:
     """Faults of one kind: how many were injected, what was lost as it has to be, and what went wrong."""
+    random.seed(f"{seed} {kind}")
     injected, lost, errors = 0, [], []
     for number in range(rounds):
         for again in range(TRIES):

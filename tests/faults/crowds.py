@@ -59,7 +59,7 @@ def of_images(root: Path, *, cache: Path) -> list[str]:
 @functools.cache
 def whole_folder(whole: Whole) -> tuple[Path, Path]:
     """A run on a folder of images that nothing disturbs, and that folder."""
-    root, run = whole.run.parent / "images", whole.run.parent / "whole_images"
+    root, run = whole.aside("images"), whole.aside("whole_images")
     generator = np.random.default_rng(0)
     for split, images in (("train", 60), ("test", 20)):
         for name, colour in (("sky", (40, 80, 200)), ("grass", (60, 160, 50))):

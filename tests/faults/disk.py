@@ -62,7 +62,7 @@ def traced(run: Path, log: Path, *options: str) -> Forked:
 @functools.cache
 def writing_calls(whole: Whole) -> list[tuple[str, int]]:
     """The calls that write into the run folder: the name of each, and its number among those of its name."""
-    run, log = whole.run.parent / "traced", whole.run.parent / "traced.strace"
+    run, log = whole.aside("traced"), whole.aside("traced.strace")
     ended_well(traced(run, log), codes=(0,))
     count: dict[tuple[str, str], int] = {}
     found = []

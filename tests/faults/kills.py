@@ -99,7 +99,7 @@ def without_report() -> None:
 @functools.cache
 def whole_sweep(whole: Whole) -> tuple[Path, float]:
     """The folder of one that nothing disturbs, and the seconds that it took."""
-    folder, started = whole.run.parent / "whole_sweep", time.monotonic()
+    folder, started = whole.aside("whole_sweep"), time.monotonic()
     ended_well(sweep(folder), codes=(0,))
     return folder, time.monotonic() - started
 
@@ -124,7 +124,7 @@ def report_of(run: Path, *, out: Path) -> Forked:
 
 @functools.cache
 def whole_report(whole: Whole) -> tuple[Path, float]:
-    folder, started = whole.run.parent / "whole_report", time.monotonic()
+    folder, started = whole.aside("whole_report"), time.monotonic()
     ended_well(report_of(whole.run, out=folder), codes=(0,))
     return folder, time.monotonic() - started
 

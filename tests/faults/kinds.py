@@ -1,6 +1,7 @@
 """What a kind of fault is given, and what it may answer."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ class Whole:
 
     run: Path
     seconds: float
+
+    def aside(self, name: str) -> Path:
+        """A place of this process beside it, for what else nothing disturbs."""
+        return self.run.with_name(f"{name}_{os.getpid()}")
 
 
 class TooLate(Exception):

@@ -1,9 +1,11 @@
 """Weights & Biases, which never stops or changes a training."""
 
+import contextlib
 import logging
 import os
 import secrets
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,6 +41,7 @@ class WandbRun:
         self.id = wandb_id
         self.is_resumed = wandb_id is not None
         self.mode = "disabled"
+        self.has_failed = False
         if cfg.wandb.mode == "disabled":
             return
         try:
@@ -76,7 +79,7 @@ class WandbRun:
             if self.mode == "offline":
                 raise
             log.warning("W&B cannot be reached (%s); this run is logged offline.", first_line(error))
-            self.mode = "offline"
+            self.mode, self.has_failed = "offline", True
             self.run = init("offline")
         self.run.define_metric("epoch", hidden=True)
         for key, summary in SUMMARIES.items():
@@ -98,15 +101,12 @@ class WandbRun:
 
     def finish(self, exit_code: int, *, is_hasty: bool) -> None:
         patience = 1 if is_hasty else FINISH_SECONDS
-        # In a thread, since an upload over a dead network would hold the end of the run for ever.
-        finishing = threading.Thread(
-            target=lambda: self.attempt("finish", lambda: self.run.finish(exit_code=exit_code)), daemon=True
-        )
-        finishing.start()
-        finishing.join(patience)
-        if finishing.is_alive():
+        if not ends_within(patience, lambda: self.attempt("finish", lambda: self.run.finish(exit_code=exit_code))):
             log.warning("W&B did not finish within %g s; what is missing there stands in metrics.jsonl.", patience)
+            self.has_failed = True
         self.run = None
+        if self.has_failed:
+            ends_within(1, let_go)
 
     def attempt(self, what: str, call: Any) -> None:
         if self.run is None:
@@ -117,8 +117,24 @@ class WandbRun:
             self.give_up(what, error)
 
     def give_up(self, what: str, error: Exception) -> None:
-        self.run = None
+        self.run, self.has_failed = None, True
         log.warning("W&B failed (%s: %s); training goes on, and metrics.jsonl has everything.", what, first_line(error))
+
+
+def ends_within(seconds: float, call: Callable[[], object]) -> bool:
+    """Whether it does; in a thread, since an upload over a dead network would hold the end of the run for ever."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+def let_go() -> None:
+    """Leave W&B's service to itself, for which the end of this process would wait, for ever if need be."""
+    import wandb
+
+    with contextlib.suppress(Exception):  # it may be gone
+        wandb.teardown()
 
 
 def choose_mode(wanted: str) -> str:
