@@ -5,7 +5,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup demo train compare sweep report probes dashboard bench goals notebooks test repro faults check clean
+.PHONY: help setup demo train compare sweep report probes dashboard bench goals notebooks test repro faults soak check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -62,6 +62,9 @@ repro: setup ## the same command twice, and once over a kill: the same bits? ARG
 
 faults: setup ## kill, stop and damage real trainings, resume them, and count what is lost: ARGS="--rounds 3"
 	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN) -m faults $(ARGS)
+
+soak: setup ## does a long training grow? memory, files, threads and time of a step: ARGS="--minutes 60"
+	OMP_NUM_THREADS=1 $(RUN) tests/soak.py $(ARGS)
 
 check: setup ## lint, check the types, and that imports run downwards
 	$(VENV)/bin/ruff check .

@@ -85,6 +85,8 @@ def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:
 def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
     """The config that the run was started with, and from this command line only the trainer and the epochs."""
     saved = read_config(run_dir, trust=composed.trust or "")
+    if saved.model.get("pretrained") and not (run_dir / "last.pt").exists():
+        raise Refused(f"{run_dir} has no last.pt, and model.pretrained=true would download weights: start a new run")
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
         if key.split(".")[0] == "trainer" or key in ("recipe.epochs", "test"):
