@@ -1,20 +1,21 @@
 """Weights & Biases mirrors a run, and whatever happens to it changes nothing."""
 
+import http.server
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import TINY, composed, history, metrics, run, stop_at, wandb_records, weights
+from helpers import TINY, composed, history, metrics, run, stop_at, wandb_history, wandb_records, weights
 
 from vit_cnn.errors import Stopped
 from vit_cnn.run import wandb_run
@@ -145,19 +146,40 @@ def test_a_service_that_hangs_does_not_hold_the_end_of_the_process() -> None:
     assert "Traceback" not in Path("printed").read_text()
 
 
-def test_a_server_that_never_answers_costs_seconds_and_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+class Silent(http.server.BaseHTTPRequestHandler):
+    """A server that never answers."""
+
+    def do_POST(self) -> None:
+        time.sleep(30)
+
+
+class WrongKey(http.server.BaseHTTPRequestHandler):
+    """A server that does not know the key."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b'{"errors": [{"message": "user is not logged in"}]}')
+
+
+@pytest.mark.parametrize("kind", [Silent, WrongKey])
+def test_a_server_that_does_not_help_costs_seconds_and_nothing_else(
+    kind: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run("plain")
-    monkeypatch.setattr(wandb_run, "START_SECONDS", 2)
-    monkeypatch.setattr(wandb_run, "FINISH_SECONDS", 5)
+    monkeypatch.setattr(wandb_run, "START_SECONDS", 3)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    with socket.create_server(("127.0.0.1", 0), backlog=100) as server:  # the system accepts, and nobody reads
-        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
-        result = run("silent", "wandb.mode=online")
-    assert result["wandb"]["mode"] == "offline"
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    server.daemon_threads = True
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    assert run("here", "wandb.mode=online")["wandb"]["mode"] == "offline"
+    server.shutdown()
     assert "W&B cannot be reached" in caplog.text
-    assert metrics("silent") == metrics("plain")
+    assert "W&B failed" not in caplog.text
+    assert len(wandb_history()) >= len({line["step"] for line in metrics("here")})
+    assert metrics("here") == metrics("plain")
 
 
 def test_an_online_start_that_fails_falls_back_to_offline(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,13 +18,26 @@ from faults.kinds import Whole
 
 KEY = "0" * 40
 SHORT = "from vit_cnn.run import wandb_run; wandb_run.START_SECONDS = wandb_run.FINISH_SECONDS = 3"
-PATIENCE = 60  # seconds that a run may take, of which it trains one
+PATIENCE = 180  # seconds that a run may take, of which it trains one
 
 
 def train(run: Path, whole: Whole, *, mode: str, **environment: str) -> Training:
     options = [each for each in OPTIONS if not each.startswith("wandb")]
-    place = {"WANDB_DIR": str(run.parent), "WANDB_API_KEY": KEY, "WANDB_MODE": mode}
+    place = {"WANDB_DIR": str(records(run)), "WANDB_API_KEY": KEY, "WANDB_MODE": mode}
     return Training(*options, f"hydra.run.dir={run}", before=SHORT, **place | environment)
+
+
+def records(run: Path) -> Path:
+    """Where W&B keeps those of one run."""
+    folder = run.with_name(f"{run.name}_wandb")
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def is_logged_offline(process: Training, run: Path, whole: Whole) -> str:
+    lost = ends_in_time(process, run, whole)
+    assert any(records(run).rglob("*.wandb")), f"W&B has nothing: {process.printed()}"
+    return lost
 
 
 def ends_in_time(process: Training, run: Path, whole: Whole) -> str:
@@ -42,13 +55,13 @@ def ends_in_time(process: Training, run: Path, whole: Whole) -> str:
 def without_network(run: Path, whole: Whole) -> str:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]  # closed from here on: whoever calls is turned away
-    return ends_in_time(train(run, whole, mode="online", WANDB_BASE_URL=f"http://127.0.0.1:{port}"), run, whole)
+    return is_logged_offline(train(run, whole, mode="online", WANDB_BASE_URL=f"http://127.0.0.1:{port}"), run, whole)
 
 
 def a_server_that_never_answers(run: Path, whole: Whole) -> str:
     with socket.create_server(("127.0.0.1", 0), backlog=100) as server:  # the system accepts, and nobody reads
         url = f"http://127.0.0.1:{server.getsockname()[1]}"
-        return ends_in_time(train(run, whole, mode="online", WANDB_BASE_URL=url), run, whole)
+        return is_logged_offline(train(run, whole, mode="online", WANDB_BASE_URL=url), run, whole)
 
 
 class WrongKey(http.server.BaseHTTPRequestHandler):
@@ -75,7 +88,7 @@ def a_wrong_key(run: Path, whole: Whole) -> str:
     answering.start()
     try:
         url = f"http://127.0.0.1:{server.server_port}"
-        return ends_in_time(train(run, whole, mode="online", WANDB_BASE_URL=url), run, whole)
+        return is_logged_offline(train(run, whole, mode="online", WANDB_BASE_URL=url), run, whole)
     finally:
         answering.kill()
         server.server_close()
