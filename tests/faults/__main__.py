@@ -75,11 +75,13 @@ def campaign(kind: str, *, whole: Whole, rounds: int, seed: int) -> tuple[int, l
                 continue
             except Skipped as reason:
                 return 0, [f"left out: {reason}"], []
-            except AssertionError as error:
+            except Exception as error:  # whatever stumbles over what is left
                 injected += 1
-                errors.append(f"round {number}: {' '.join(str(error).split())[-400:]}")
+                errors.append(f"round {number}: {type(error).__name__}: {' '.join(str(error).split())[-400:]}")
                 console.print(kind, number, error, style="red")
-            shutil.rmtree(run, ignore_errors=True)
+            finally:
+                for left in run.parent.glob(f"{run.name}*"):
+                    shutil.rmtree(left, ignore_errors=True)
             break
     return injected, lost, errors
 
