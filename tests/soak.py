@@ -51,6 +51,9 @@ def main() -> None:
         table.writeheader()
         table.writerows(rows)
     draw(rows, arguments.out / "soak.png")
+    if len(rows) < 2 * PIECES:
+        console.print(f"{len(rows)} looks: too short to say whether anything grows.")
+        return
     for name in MEASURES:
         console.print(sentence(name, rows))
 
@@ -105,6 +108,8 @@ def slope(name: str, rows: list[dict[str, float]]) -> tuple[float, float, float]
     pieces = [(np.mean([row["seconds"] for row in piece]) / 3600, np.mean([row[name] for row in piece]))
               for piece in np.array_split(np.array(kept), PIECES)]  # fmt: skip
     hours, values = map(np.array, zip(*pieces, strict=True))
+    if np.ptp(values) == 0:
+        return float(values[0]), 0.0, 0.0
     fit = stats.linregress(hours, values)
     return float(values.mean()), fit.slope, float(fit.stderr * stats.t.ppf(0.975, PIECES - 2))
 
