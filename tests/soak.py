@@ -32,7 +32,7 @@ MEASURES = {
     "threads": "threads",
     "step_milliseconds": "time of a step, ms",
 }
-LEFT_OUT = 0.2  # of the time: the start, when caches fill
+LEFT_OUT = 0.5  # of the time: the first half, in which caches fill
 PIECES = 12  # means of neighbouring looks, since neighbours are alike
 SMALL = 0.02  # change in an hour, as a share: less is flat, however sure it is
 

@@ -138,8 +138,9 @@ def test_a_read_only_folder_is_refused(monkeypatch: pytest.MonkeyPatch, command:
 def test_what_a_kill_left_half_written_is_removed_by_the_next_writer() -> None:
     run("run", "max_steps=2")
     Path("run/result.json").unlink()
-    torn = [Path("run/.last.pt.1.tmp"), Path("run/.hydra/.config.yaml.1.tmp")]
-    for path in torn:
+    torn, theirs = [Path("run/.last.pt.1.tmp"), Path("run/.hydra/.config.yaml.1.tmp")], Path("run/.notes.old.tmp")
+    for path in [*torn, theirs]:
         path.write_bytes(b"half")
     run("run", "max_steps=2")
     assert not any(path.exists() for path in torn)
+    assert theirs.exists()

@@ -125,7 +125,7 @@ class Page:
             script=Markup(get_plotlyjs()) if has_plot else "",
         )
         path = self.folder / NAME
-        remove_torn(self.folder)
+        remove_torn(self.folder, NAME)
         write_atomically(path, lambda file: file.write(text.encode()))
         return path
 

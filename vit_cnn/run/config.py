@@ -30,9 +30,8 @@ def read_config(run_dir: Path, *, trust: str = "") -> DictConfig:
         text = path.read_text()
         if "${" in text:
             raise ValueError("it holds an interpolation (${…}), and a run writes values only")
-        if any(
-            isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)
-        ):  # a few lines of which can fill memory
+        # A few lines of aliases can fill the memory.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
             raise ValueError("it holds an alias (*…), and a run writes values only")
         saved = OmegaConf.create(text)
         if not isinstance(saved, DictConfig) or not all(isinstance(saved.get(group), DictConfig) for group in GROUPS):

@@ -35,10 +35,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         remove(temporary)
 
 
-def remove_torn(folder: Path) -> None:
-    """Remove what a writer that was killed left half-written; for the only writer of ``folder``."""
-    for left in folder.glob(".*.tmp"):
-        remove(left)
+def remove_torn(folder: Path, name: str = "*") -> None:
+    """Remove what a writer that was killed left half-written; for the only writer of files of that name there."""
+    for left in folder.glob(f".{name}.*.tmp"):
+        if left.suffixes[-2][1:].isdigit():  # of ours, with the number of the process
+            remove(left)
 
 
 def remove(path: Path) -> None:
