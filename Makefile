@@ -5,7 +5,7 @@ ARGS ?=
 RUN := $(VENV)/bin/python
 DEMO := runs/demo/$(shell date +%Y-%m-%d_%H-%M-%S)
 
-.PHONY: help setup demo train compare sweep report probes play dashboard bench goals notebooks test faults check clean
+.PHONY: help setup demo train compare sweep report probes play dashboard bench goals notebooks test repro faults soak check clean
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -61,8 +61,14 @@ notebooks: setup ## open the notebooks in JupyterLab
 test: setup ## run the tests, on every core
 	OMP_NUM_THREADS=1 $(RUN) -m pytest -n auto --dist worksteal $(ARGS)
 
+repro: setup ## the same command twice, and once over a kill: the same bits? ARGS="trainer.precision=bf16"
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(RUN) tests/repro.py $(ARGS)
+
 faults: setup ## kill, stop and damage real trainings, resume them, and count what is lost: ARGS="--rounds 3"
-	OMP_NUM_THREADS=1 WANDB_MODE=disabled $(RUN) tests/faults.py $(ARGS)
+	OMP_NUM_THREADS=1 PYTHONPATH=tests $(RUN) -m faults $(ARGS)
+
+soak: setup ## does a long training grow? memory, files, threads and time of a step: ARGS="--minutes 60"
+	OMP_NUM_THREADS=1 $(RUN) tests/soak.py $(ARGS)
 
 check: setup ## lint, check the types, and that imports run downwards
 	$(VENV)/bin/ruff check .

@@ -57,13 +57,13 @@ def weights(folder: str, name: str = "last.pt") -> dict[str, torch.Tensor]:
     return torch.load(Path(folder) / name, weights_only=True)["model"]
 
 
-def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, times: int = 1) -> None:
-    """Send this process SIGINT, ``times`` times, while it does training step ``step``."""
+def stop_at(monkeypatch: pytest.MonkeyPatch, step: int, *, times: int = 1, number: int = signal.SIGINT) -> None:
+    """Send this process SIGINT, or another signal, ``times`` times while it does training step ``step``."""
     learning_rate = loop.learning_rate
 
     def interrupting(done: int, **options: Any) -> float:
         for _ in range(times if done + 1 == step else 0):
-            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(number)
         return learning_rate(done, **options)
 
     monkeypatch.setattr(loop, "learning_rate", interrupting)

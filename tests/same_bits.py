@@ -4,8 +4,6 @@ Run it before and after a change that should change nothing, on the same machine
 images are used where ``$VIT_CNN_DATA/cifar10-lossless`` is there, bf16 where the processor has units for it.
 """
 
-import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -14,12 +12,10 @@ import tempfile
 import time
 from pathlib import Path
 
-import numpy as np
-import torch
+from trainings import hashes
 
 DIGITS = ["data=digits", "data.max_images=300", "recipe.epochs=3", "recipe.batch_size=50"]
 REAL = ["data=folder", "data.root=${oc.env:VIT_CNN_DATA}/cifar10-lossless", "data.max_images=640", "recipe.epochs=2"]
-TIMES = ("seconds", "images_per_second", "flops_per_second", "share_of_peak", "memory_bytes")
 
 TRAININGS = {
     "vit digits": ["model=vit", *DIGITS],
@@ -65,18 +61,6 @@ def train(overrides: list[str], stop_in: Path | None = None) -> None:
         time.sleep(0.005)
     if process.wait() != (3 if stop_in else 0):
         raise SystemExit(f"{' '.join(command)} ended with {process.returncode}")
-
-
-def hashes(run: Path) -> dict[str, str]:
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    kept = [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
-    found = {"metrics": json.dumps(kept).encode()}
-    for name in ("last.pt", "best.pt"):
-        weights = torch.load(run / name, weights_only=True)["model"]
-        found[name] = b"".join(tensor.numpy().tobytes() for _, tensor in sorted(weights.items()))
-    with np.load(run / "predictions.npz") as predictions:
-        found["predictions"] = b"".join(predictions[key].tobytes() for key in sorted(predictions))
-    return {what: hashlib.sha256(content).hexdigest()[:12] for what, content in found.items()}
 
 
 if __name__ == "__main__":

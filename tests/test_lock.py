@@ -133,3 +133,14 @@ def test_a_read_only_folder_is_refused(monkeypatch: pytest.MonkeyPatch, command:
     code, printed = command("resume=run")
     assert code == 2
     assert "error: run cannot be written: Read-only file system" in printed
+
+
+def test_what_a_kill_left_half_written_is_removed_by_the_next_writer() -> None:
+    run("run", "max_steps=2")
+    Path("run/result.json").unlink()
+    torn, theirs = [Path("run/.last.pt.1.tmp"), Path("run/.hydra/.config.yaml.1.tmp")], Path("run/.notes.old.tmp")
+    for path in [*torn, theirs]:
+        path.write_bytes(b"half")
+    run("run", "max_steps=2")
+    assert not any(path.exists() for path in torn)
+    assert theirs.exists()

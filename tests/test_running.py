@@ -234,3 +234,32 @@ def test_who_is_asked_before_long_work(monkeypatch: pytest.MonkeyPatch, capfd: p
     monkeypatch.setattr(estimate, "estimate", lambda overrides: 3599.0)
     assert call(estimate.main, ["--train", "data=digits"], monkeypatch, capfd)[0] == 0
     assert len(started) == 1
+
+
+@pytest.mark.parametrize("is_ignored", [False, True])
+def test_a_terminal_that_is_closed_stops_the_run_and_nohup_keeps_it(
+    is_ignored: bool, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handler = signal.signal(signal.SIGHUP, signal.SIG_IGN if is_ignored else signal.SIG_DFL)
+    try:
+        with monkeypatch.context() as patch:
+            stop_at(patch, 3, times=2, number=signal.SIGHUP)  # a shell that ends says it again
+            code, printed = command(*TINY, "hydra.run.dir=run")
+        assert code == (0 if is_ignored else 3), printed
+        assert is_ignored or "Stopped at step 3 of 10" in printed
+        assert command("resume=run")[0] == 0
+    finally:
+        signal.signal(signal.SIGHUP, handler)
+
+
+def test_a_training_whose_reader_has_gone_goes_on() -> None:
+    process = subprocess.Popen(
+        [*TRAIN, "hydra.run.dir=run"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment()
+    )
+    assert process.stdout and process.stderr
+    assert process.stdout.readline() == FIRST_LINE.encode()
+    process.stdout.close()
+    errors = process.stderr.read()
+    assert process.wait() == 0, errors
+    assert errors == b""
+    assert Path("run/result.json").exists()

@@ -1,15 +1,21 @@
 """Weights & Biases mirrors a run, and whatever happens to it changes nothing."""
 
+import http.server
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers import TINY, composed, history, metrics, run, stop_at, wandb_records, weights
+from helpers import TINY, composed, history, metrics, run, stop_at, wandb_history, wandb_records, weights
 
 from vit_cnn.errors import Stopped
 from vit_cnn.run import wandb_run
@@ -105,6 +111,75 @@ def test_an_upload_that_hangs_does_not_hold_the_run(
     assert run("run", "wandb.mode=online", "max_steps=2")["status"] == "finished"
     assert "W&B did not finish" in caplog.text
     never.set()
+
+
+FREEZING = """
+import os, signal
+from vit_cnn import errors, train
+from vit_cnn.run import wandb_run
+from vit_cnn.training import loop
+wandb_run.FINISH_SECONDS = 1
+learning_rate = loop.learning_rate
+def freezing(done, **options):
+    if done == 3:
+        (service,) = open(f"/proc/self/task/{os.getpid()}/children").read().split()
+        open("frozen", "w").write(service)
+        os.kill(int(service), signal.SIGSTOP)
+    return learning_rate(done, **options)
+loop.learning_rate = freezing
+errors.exit_with_code(train.main)
+"""
+
+
+def test_a_service_that_hangs_does_not_hold_the_end_of_the_process() -> None:
+    """W&B's own hook at the end of a process waits for it, for ever if need be."""
+    call = [sys.executable, "-c", FREEZING, *TINY, "hydra.run.dir=run", "wandb.mode=offline"]
+    variables = {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR"}
+    with open("printed", "wb") as printed:  # a pipe would be held open by the service
+        process = subprocess.Popen(call, stdout=printed, stderr=printed, env=variables)
+    try:
+        assert process.wait(60) == 0, Path("printed").read_text()
+    finally:
+        process.kill()
+        os.kill(int(Path("frozen").read_text()), signal.SIGKILL)
+    assert "W&B did not finish within 1 s" in Path("printed").read_text()
+    assert "Traceback" not in Path("printed").read_text()
+
+
+class Silent(http.server.BaseHTTPRequestHandler):
+    """A server that never answers."""
+
+    def do_POST(self) -> None:
+        time.sleep(30)
+
+
+class WrongKey(http.server.BaseHTTPRequestHandler):
+    """A server that does not know the key."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(401)
+        self.end_headers()
+        self.wfile.write(b'{"errors": [{"message": "user is not logged in"}]}')
+
+
+@pytest.mark.parametrize("kind", [Silent, WrongKey])
+def test_a_server_that_does_not_help_costs_seconds_and_nothing_else(
+    kind: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    run("plain")
+    monkeypatch.setattr(wandb_run, "START_SECONDS", 3)
+    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), kind)
+    server.daemon_threads = True
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    assert run("here", "wandb.mode=online")["wandb"]["mode"] == "offline"
+    server.shutdown()
+    assert "W&B cannot be reached" in caplog.text
+    assert "W&B failed" not in caplog.text
+    assert len(wandb_history()) >= len({line["step"] for line in metrics("here")})
+    assert metrics("here") == metrics("plain")
 
 
 def test_an_online_start_that_fails_falls_back_to_offline(monkeypatch: pytest.MonkeyPatch) -> None:

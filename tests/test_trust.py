@@ -130,6 +130,10 @@ def test_a_package_is_trusted_with_its_own_code(tmp_path: Path, monkeypatch: pyt
         check_trusted(OURS | {"model": {"_target_": "my_package.os.system"}}, "my_package", source="run")
 
 
+# Each line has nine times what the one before has: a billion laughs.
+BOMB = "\n".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in range(20))
+
+
 @pytest.mark.parametrize(("text", "message"), [
     ("", "it is not the config of a run"),
     ("just words", "it is not the config of a run"),
@@ -137,9 +141,11 @@ def test_a_package_is_trusted_with_its_own_code(tmp_path: Path, monkeypatch: pyt
     ("{model: {_target_: [1]}, data: {_target_: x}, recipe: {}, trainer: {}}", "need a _target_"),
     ("a: !!python/object/apply:os.system [touch stolen]", "could not determine a constructor"),
     ("seed: ${oc.env:HOME}", "it holds an interpolation"),
+    (f"a0: &a0 [x, x]\n{BOMB}", "it holds an alias"),
     ("model: {", "while parsing"),
     ("\0", "special characters are not allowed"),
-    ("[" * 5000, "recursion"),
+    ("[" * 5000, "while parsing"),
+    ("[" * 5000 + "]" * 5000, "recursion"),
 ])  # fmt: skip
 def test_a_config_that_is_none(text: str, message: str) -> None:
     Path("run/.hydra").mkdir(parents=True)
@@ -216,3 +222,22 @@ def test_a_report_leaves_out_what_it_cannot_trust(
     assert code == 0, printed
     assert "theirs is left out: theirs/.hydra/config.yaml: model._target_=shutil.copyfile" in caplog.text
     assert "theirs" not in Path("report/runs.csv").read_text()
+
+
+def test_a_network_of_a_billion_layers_is_refused_before_it_is_built(command: Command) -> None:
+    run("run", "max_steps=1")
+    Path("run/result.json").unlink()
+    set_in_config("run", **{"model.num_layers": 10**9})
+    code, printed = command("resume=run")
+    assert code == 2, printed
+    assert "num_layers=1000000000 must be at most 1000" in printed
+
+
+def test_a_run_without_a_checkpoint_downloads_nothing(command: Command) -> None:
+    run("run", "max_steps=1")
+    Path("run/last.pt").unlink()
+    model = {"_target_": "timm.create_model", "model_name": "resnet18", "pretrained": True}
+    set_in_config("run", model=model)
+    code, printed = command("resume=run")
+    assert code == 2, printed
+    assert "run has no last.pt, and model.pretrained=true would download weights" in printed

@@ -3,6 +3,7 @@
 Hydra is imported where it is needed: commands import this first, and Ctrl-C has to be answered from then on.
 """
 
+import contextlib
 import difflib
 import errno
 import os
@@ -77,7 +78,8 @@ def tell(error: BaseException) -> int:
     text = one_line(error) if code in (INTERRUPTED, STOPPED) else f"error: {one_line(error)}"
     if isinstance(error, Stopped):
         text = text.replace(f" {error.command}", f"\n  {error.command}")  # whole, where a terminal has 80 columns
-    print(text, file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody reads it any more
+        print(text, file=sys.stderr)
     return code
 
 

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from vit_cnn import config, sweep
 from vit_cnn.config.paste import resume_command
 from vit_cnn.config.trust import trust_of
+from vit_cnn.console import console
 from vit_cnn.errors import Refused, Stopped, is_expected, tell
 from vit_cnn.run.config import read_config
 
@@ -34,6 +35,7 @@ def start() -> None:
         raise
     finally:
         sweep.end()
+        console.file.flush()  # where nobody reads it, Python would end with a code of its own
 
 
 @hydra.main(config_path=str(config.CONF), config_name="config", version_base="1.3")
@@ -87,6 +89,8 @@ def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:
 def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
     """The config that the run was started with, and from this command line only the trainer and the epochs."""
     saved = read_config(run_dir, trust=composed.trust or "")
+    if saved.model.get("pretrained") and not (run_dir / "last.pt").exists():
+        raise Refused(f"{run_dir} has no last.pt, and model.pretrained=true would download weights: start a new run")
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")
         if key.split(".")[0] == "trainer" or key in ("recipe.epochs", "test"):

@@ -25,7 +25,7 @@ from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.errors import FAILED, Refused, Stopped, is_expected, one_line, tell
 from vit_cnn.report.jobs import NOTES, count_finished, count_jobs, read_jobs, summarise
 from vit_cnn.run.config import read_config
-from vit_cnn.run.files import write_json
+from vit_cnn.run.files import remove_torn, write_json
 from vit_cnn.run.lock import locked, only_writer
 
 log = logging.getLogger(__name__)
@@ -177,6 +177,7 @@ def claim(sweep_dir: Path) -> None:
     for file in notes.glob("*.lock"):
         with locked(file, folder=sweep_dir / file.stem):
             file.unlink()
+    remove_torn(notes)
     for file in notes.glob("*.json"):
         file.unlink()
 

@@ -20,6 +20,8 @@ from vit_cnn.models.mimetic import mimetic_
 # and has failed under capture at lengths such as 65. Switched off here, before anything can compile it in.
 torch.backends.cuda.enable_cudnn_sdp(False)
 
+MOST_LAYERS = 1000  # a config may come from anybody, and a billion of them would be built for ever
+
 
 class Attention(nn.Module):
     """Multi-head attention: every token mixes the values of all tokens.
@@ -123,7 +125,7 @@ class ViT(nn.Module):
         embed_dim: width ``d`` of a token; a multiple of ``num_heads``.
         hidden_dim: width of the MLP's hidden layer.
         num_heads: attention heads in each block.
-        num_layers: transformer blocks.
+        num_layers: transformer blocks, at most ``MOST_LAYERS``.
         dropout: rate after the embeddings, on the attention weights and after both MLP layers.
         stochastic_depth: rate at which an image skips a branch of the last block; it rises from 0 in the first.
         patch_dropout: share of the patches that each training image leaves out, always the same number of them (Liu et
@@ -166,6 +168,8 @@ class ViT(nn.Module):
         for name, size in {**sizes, "num_layers": num_layers}.items():
             if size < 1:
                 raise ValueError(f"{name}={size} must be at least 1")
+        if num_layers > MOST_LAYERS:
+            raise ValueError(f"num_layers={num_layers} must be at most {MOST_LAYERS}")
         if image_size % patch_size:
             raise ValueError(f"patch_size={patch_size} does not divide image_size={image_size}")
         if embed_dim % num_heads:

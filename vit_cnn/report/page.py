@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from plotly.offline import get_plotlyjs
 
-from vit_cnn.run.files import write_atomically
+from vit_cnn.run.files import remove_torn, write_atomically
 from vit_cnn.run.pictures import Picture
 
 NAME = "report.html"
@@ -125,6 +125,7 @@ class Page:
             script=Markup(get_plotlyjs()) if has_plot else "",
         )
         path = self.folder / NAME
+        remove_torn(self.folder, NAME)
         write_atomically(path, lambda file: file.write(text.encode()))
         return path
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn.config.checks import check_ranges
@@ -29,6 +30,9 @@ def read_config(run_dir: Path, *, trust: str = "") -> DictConfig:
         text = path.read_text()
         if "${" in text:
             raise ValueError("it holds an interpolation (${…}), and a run writes values only")
+        # A few lines of aliases can fill the memory.
+        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text)):
+            raise ValueError("it holds an alias (*…), and a run writes values only")
         saved = OmegaConf.create(text)
         if not isinstance(saved, DictConfig) or not all(isinstance(saved.get(group), DictConfig) for group in GROUPS):
             raise ValueError(f"it is not the config of a run, which has {', '.join(GROUPS)}")

@@ -66,6 +66,13 @@ def check_new(path: Path) -> None:
         raise Refused(f"{path} exists already: choose another folder")
 
 
+def remove_torn(folder: Path, name: str = "*") -> None:
+    """Remove what a writer that was killed left half-written; for the only writer of files of that name there."""
+    for left in folder.glob(f".{name}.*.tmp"):
+        if left.suffixes[-2][1:].isdigit():  # of ours, with the number of the process
+            remove(left)
+
+
 def remove(path: Path) -> None:
     with contextlib.suppress(OSError):  # not there, or in a folder that is read-only
         path.unlink()

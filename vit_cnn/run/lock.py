@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from vit_cnn.errors import Refused
+from vit_cnn.run.files import remove_torn
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +42,8 @@ def only_writer(run_dir: Path) -> Iterator[None]:
     path = run_dir / FILE
     file = opened(path)
     HELD.add(folder)
+    remove_torn(run_dir)
+    remove_torn(path.parent)
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a wish that the loop can ask for, at a moment of its own choosing."""
+"""Ctrl-C, SIGTERM and a closed terminal as a wish that the loop can ask for, at a moment of its own choosing."""
 
 import signal
 import threading
@@ -10,6 +10,8 @@ from vit_cnn.run.display import RunDisplay
 
 # What Slurm sends before a job's time is over (not on Windows). Submitit then puts the job into the queue again.
 OUT_OF_TIME = getattr(signal, "SIGUSR2", None)
+
+HANG_UP = getattr(signal, "SIGHUP", None)  # the terminal was closed; ``nohup`` lets it be ignored
 
 
 class StopSignal:
@@ -36,6 +38,8 @@ class StopSignal:
         numbers = [signal.SIGINT, signal.SIGTERM]
         if OUT_OF_TIME and callable(signal.getsignal(OUT_OF_TIME)):
             numbers.append(OUT_OF_TIME)
+        if HANG_UP and signal.getsignal(HANG_UP) != signal.SIG_IGN:
+            numbers.append(HANG_UP)
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             self.previous = {number: signal.signal(number, self.request) for number in numbers}
         return self
@@ -52,6 +56,8 @@ class StopSignal:
     def request(self, number: int, frame: FrameType | None) -> None:
         self.requested, self.number = True, number
         self.restore()
+        if number == HANG_UP:  # a shell that ends says it once more, and nobody is there who would ask for haste
+            signal.signal(number, signal.SIG_IGN)
         self.display.answer("Stopping: finishing this step or evaluation first; once more stops now")
 
     def restore(self) -> None:

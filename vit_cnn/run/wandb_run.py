@@ -1,10 +1,12 @@
 """Weights & Biases, which never stops or changes a training."""
 
+import contextlib
 import logging
 import os
 import re
 import secrets
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,6 +16,7 @@ from vit_cnn.config.target import network_name
 
 log = logging.getLogger(__name__)
 
+START_SECONDS = 30  # how long the start of a run waits for an answer of W&B
 FINISH_SECONDS = 60  # how long the end of a run waits for W&B's upload
 
 SUMMARIES = {
@@ -39,6 +42,7 @@ class WandbRun:
         self.id = wandb_id
         self.is_resumed = wandb_id is not None
         self.mode = "disabled"
+        self.has_failed = False
         if cfg.wandb.mode == "disabled":
             return
         try:
@@ -67,7 +71,7 @@ class WandbRun:
                 config=cast(dict[str, Any], OmegaConf.to_container(cfg)),
                 notes=f"run folder {run_dir}",
                 reinit="finish_previous",
-                settings=wandb.Settings(console="off", silent=True, init_timeout=30),
+                settings=wandb.Settings(console="off", silent=True, init_timeout=START_SECONDS),
             )
 
         try:
@@ -76,6 +80,7 @@ class WandbRun:
             if self.mode == "offline":
                 raise
             log.warning("W&B cannot be reached (%s); this run is logged offline.", first_line(error))
+            ends_within(FINISH_SECONDS, let_go)  # its service would say that a run with this id goes on already
             self.mode = "offline"
             self.run = init("offline")
         self.run.define_metric("epoch", hidden=True)
@@ -107,15 +112,12 @@ class WandbRun:
 
     def finish(self, exit_code: int, *, is_hasty: bool) -> None:
         patience = 1 if is_hasty else FINISH_SECONDS
-        # In a thread, since an upload over a dead network would hold the end of the run for ever.
-        finishing = threading.Thread(
-            target=lambda: self.attempt("finish", lambda: self.run.finish(exit_code=exit_code)), daemon=True
-        )
-        finishing.start()
-        finishing.join(patience)
-        if finishing.is_alive():
+        if not ends_within(patience, lambda: self.attempt("finish", lambda: self.run.finish(exit_code=exit_code))):
             log.warning("W&B did not finish within %g s; what is missing there stands in metrics.jsonl.", patience)
+            self.has_failed = True
         self.run = None
+        if self.has_failed:
+            ends_within(1, let_go)
 
     def attempt(self, what: str, call: Any) -> None:
         if self.run is None:
@@ -126,7 +128,7 @@ class WandbRun:
             self.give_up(what, error)
 
     def give_up(self, what: str, error: Exception) -> None:
-        self.run = None
+        self.run, self.has_failed = None, True
         log.warning("W&B failed (%s: %s); training goes on, and metrics.jsonl has everything.", what, first_line(error))
 
 
@@ -150,6 +152,22 @@ def upload_to_finished(cfg: DictConfig, wandb_id: str, name: str, kind: str, fil
             run.log_artifact(artifact_of(name, kind, files))
     except Exception as error:  # as for WandbRun
         log.warning("W&B: %s cannot be uploaded: %s", name, first_line(error))
+
+
+def ends_within(seconds: float, call: Callable[[], object]) -> bool:
+    """Whether it does; in a thread, since an upload over a dead network would hold the end of the run for ever."""
+    thread = threading.Thread(target=call, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
+
+
+def let_go() -> None:
+    """Leave W&B's service to itself, for which the end of this process would wait, for ever if need be."""
+    import wandb
+
+    with contextlib.suppress(Exception):  # it may be gone
+        wandb.teardown()
 
 
 def choose_mode(wanted: str) -> str:
