@@ -13,19 +13,26 @@ from omegaconf import DictConfig, OmegaConf
 from vit_cnn import config, sweep
 from vit_cnn.config.paste import resume_command
 from vit_cnn.config.trust import trust_of
+from vit_cnn.console import console
 from vit_cnn.errors import Refused, Stopped, is_expected, tell
+from vit_cnn.processes.joined import joined
+from vit_cnn.processes.together import from_first, is_first, refuse_hidden
 from vit_cnn.run.config import read_config
 
 
 def start() -> None:
-    """Train as the command line says, once or for each job of a sweep.
+    """Train as the command line says, once or for each job of a sweep; of several processes, the first one reads it.
 
     Raises:
         KeyboardInterrupt: before there was anything to go on from.
         Stopped: a sweep was interrupted.
     """
     try:
-        run()
+        with joined():
+            if is_first():
+                run()
+            else:
+                follow()
     except KeyboardInterrupt as error:
         logging.getLogger().handlers.clear()  # a half-imported torch logs at exit, into a folder that may be gone
         raise sweep.stopped() or error from None
@@ -53,6 +60,8 @@ def run(composed: DictConfig) -> None:
 
         from vit_cnn.training.loop import train  # imports torch, which takes seconds
 
+        from_first((OmegaConf.to_container(cfg), run_dir.resolve()))
+        refuse_hidden(run_dir)
         train(cfg, run_dir)
     except Exception as error:
         if is_expected(error):  # told here, since Hydra would print a line of its own first
@@ -66,6 +75,20 @@ def run(composed: DictConfig) -> None:
         sys.exit(tell(Stopped(f"Stopped before {when}.", resume_command(run_dir, trust))))
     finally:
         remove_if_empty(run_dir)
+
+
+def follow() -> None:
+    """Train, without a word, what process 0 has read and checked, in the folder that it has claimed."""
+    console.quiet = True
+    logging.disable()
+    composed, run_dir = from_first(None)
+    composed["wandb"]["mode"] = "disabled"
+    cfg = config.check(OmegaConf.create(composed))
+
+    from vit_cnn.training.loop import train
+
+    refuse_hidden(run_dir)
+    train(cfg, run_dir)
 
 
 def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:

@@ -20,6 +20,7 @@ def complete(saved: DictConfig) -> DictConfig:
     later = {f"model.{key}": value for key, value in MODEL.get(saved.model._target_, {}).items()}
     later |= {f"data.{key}": value for key, value in DATA.get(saved.data._target_, {}).items()}
     later |= {f"recipe.{key}": value for key, value in RECIPE.items()}
+    later["trainer.sync_batchnorm"] = True
     for key, value in later.items():
         group, name = key.rsplit(".", maxsplit=1)
         holder = OmegaConf.select(saved, group)
