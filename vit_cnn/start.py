@@ -1,6 +1,8 @@
 """From the command line to the loop: Hydra composes the config, which is checked and handed to ``training/loop.py``."""
 
 import contextlib
+import inspect
+import json
 import logging
 import sys
 from pathlib import Path
@@ -8,16 +10,19 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn import config, sweep
-from vit_cnn.config.paste import resume_command
+from vit_cnn.config.paste import resume_command, resume_words
 from vit_cnn.config.trust import trust_of
 from vit_cnn.console import console
 from vit_cnn.errors import Refused, Stopped, is_expected, tell
-from vit_cnn.processes.joined import joined
-from vit_cnn.processes.together import from_first, is_first, refuse_hidden
+from vit_cnn.processes.joined import hash_of, joined, remember, remembered
+from vit_cnn.processes.together import from_first, is_first, refuse_hidden, refuse_unlike
 from vit_cnn.run.config import read_config
+
+RUN = "run"  # key under which process 0 keeps, for a restart, its folder and what goes on with it
 
 
 def start() -> None:
@@ -30,6 +35,7 @@ def start() -> None:
     try:
         with joined():
             if is_first():
+                go_on_after_restart()
                 run()
             else:
                 follow()
@@ -60,8 +66,9 @@ def run(composed: DictConfig) -> None:
 
         from vit_cnn.training.loop import train  # imports torch, which takes seconds
 
+        remember(RUN, json.dumps([str(run_dir), *resume_words(run_dir, trust_of(cfg))]))
         from_first((OmegaConf.to_container(cfg), run_dir.resolve()))
-        refuse_hidden(run_dir)
+        refuse_differences(cfg, run_dir)
         train(cfg, run_dir)
     except Exception as error:
         if is_expected(error):  # told here, since Hydra would print a line of its own first
@@ -87,8 +94,34 @@ def follow() -> None:
 
     from vit_cnn.training.loop import train
 
-    refuse_hidden(run_dir)
+    refuse_differences(cfg, run_dir)
     train(cfg, run_dir)
+
+
+def refuse_differences(cfg: DictConfig, run_dir: Path) -> None:
+    """End all processes where one does not see the run folder, or has other code of a network or data set of the user.
+
+    Raises:
+        Refused: names the process.
+    """
+    refuse_hidden(run_dir)
+    for group in ("model", "data"):
+        source = inspect.getsourcefile(get_object(cfg[group]._target_)) or ""
+        refuse_unlike(**{f"code of {cfg[group]._target_}": hash_of([Path(source)] if source else [])})
+
+
+def go_on_after_restart() -> None:
+    """Where torchrun has started the processes anew, since one has died: go on with the run of those before."""
+    kept = remembered(RUN)
+    if kept is None or any(word.startswith("resume=") for word in sys.argv):
+        return
+    folder, *words = json.loads(kept)
+    if (Path(folder) / ".hydra" / "config.yaml").exists():
+        print(f"torchrun has started the processes anew: going on with {folder}", flush=True)
+        sys.argv[1:] = words
+    else:  # nothing has begun there
+        (Path(folder) / ".hydra" / "lock").unlink(missing_ok=True)
+        remove_if_empty(Path(folder))
 
 
 def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:

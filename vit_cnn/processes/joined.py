@@ -38,7 +38,8 @@ def joined() -> Iterator[None]:
     try:
         import torch
 
-        refuse_unlike(command=shlex.join(sys.argv[1:]), code=hash_of_code(), torch=torch.__version__)
+        code_files = sorted(Path(__file__).parent.parent.rglob("*.py"))
+        refuse_unlike(command=shlex.join(sys.argv[1:]), code=hash_of(code_files), torch=torch.__version__)
         yield
     except BaseException as error:
         ending = error
@@ -103,12 +104,11 @@ def leave(error: BaseException | None) -> int:
     return code
 
 
-def hash_of_code() -> str:
-    """Of all that this package consists of."""
-    package = Path(__file__).parent.parent
+def hash_of(files: list[Path]) -> str:
+    """Of names and contents, short enough for a message."""
     digest = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
-        digest.update(f"{path.relative_to(package)}".encode() + path.read_bytes())
+    for path in files:
+        digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

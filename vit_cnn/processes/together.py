@@ -144,12 +144,14 @@ def refuse_hidden(folder: Path) -> None:
             raise Refused(f"process {rank} on {host} does not see {folder}: choose a folder that all machines share")
 
 
-def use_own_gpu(device: "torch.device") -> None:
-    """Let ``cuda`` mean another GPU in each process of a machine."""
-    if device.type == "cuda" and here.number > 1:
-        import torch
+def own_device(name: str) -> "torch.device":
+    """The device of this process: ``cuda`` is another GPU in each process of a machine."""
+    import torch
 
+    device = torch.device(name)
+    if device.type == "cuda" and here.number > 1:
         torch.cuda.set_device(here.local_rank)
+    return device
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from vit_cnn.data.batches import normalise, shuffled
 from vit_cnn.errors import Failed, Stopped
 from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, precision_of
 from vit_cnn.models.size import flops_per_image, size_table
-from vit_cnn.processes.together import here, in_turn, refuse_unlike, use_own_gpu
+from vit_cnn.processes.together import here, in_turn, own_device, refuse_unlike
 from vit_cnn.run import checkpoint
 from vit_cnn.run.display import RunDisplay, print_results
 from vit_cnn.run.files import remove, write_atomically
@@ -76,8 +76,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """
     share_console_with_logging()
     recipe = cast(Recipe, OmegaConf.to_object(cfg.recipe))  # plain attributes take a hundredth of the time to read
-    device = torch.device(cfg.trainer.device)
-    use_own_gpu(device)
+    device = own_device(cfg.trainer.device)
     last = run_dir / "last.pt"
 
     # Refuse: what can be wrong is found before there is a run.
@@ -97,7 +96,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     state = build_state(cfg, saved, last)
     progress = state.progress
     if saved:
-        note_continuation(cfg, recipe, plan, progress, before=saved["config"])
+        note_continuation(cfg, recipe, plan, progress, saved=saved)
     precision = precision_of(cfg.trainer.precision)
     autocast = autocast_for(device, precision)
     forward = compiled(state.model) if cfg.trainer.compile else state.model
@@ -113,8 +112,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
     with StopSignal(resume_command(run_dir, trust_of(cfg)), display) as stop, tracker:
         one_image = data.train.images[:1].float()
-        peak = here.number * peak_flops(device, precision)
-        speed = Speed(flops_per_image(state.model, one_image, in_training=True), peak)
+        speed = Speed(flops_per_image(state.model, one_image, in_training=True), peak_flops(device, precision))
         if not saved:
             state.save(run_dir, data, **about)  # so that a kill at any moment leaves something to resume
         if progress.step == 0:
