@@ -39,7 +39,7 @@ def learning_rate(done: int, **options: Any) -> float:
         if fault == "bug":
             raise ZeroDivisionError("of a colleague")
         if fault == "silence":
-            time.sleep(60)
+            time.sleep(25)
     return rate(done, **options)
 
 

@@ -1,23 +1,27 @@
 """How the processes of a run meet, and how they end: all at once, and with one message."""
 
 import contextlib
+import gc
 import hashlib
 import json
 import os
 import shlex
+import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import cast
 
-from vit_cnn.errors import FAILED, Refused, code_of, is_expected, one_line
+from vit_cnn.errors import Refused, Stopped, code_of, is_expected, one_line
 from vit_cnn.processes import together
-from vit_cnn.processes.together import Lost, here, is_first, refuse_unlike
+from vit_cnn.processes.together import Lost, here, is_first, refuse_unlike, told_by_another
 
 GIVEN = {"RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"}  # by torchrun, or by hand
-PATIENCE = timedelta(seconds=30)  # with process 0, which tells what has gone wrong in another
+PATIENCE = timedelta(seconds=5)  # of a process that has failed, with process 0, which tells it
 
 
 @contextlib.contextmanager
@@ -25,7 +29,8 @@ def joined() -> Iterator[None]:
     """Within it, the processes that torchrun has started belong together.
 
     Process 0 tells what goes wrong. The others leave their message to it, wait until it has told and saved, since
-    torchrun ends all as soon as one has failed, and end with the same code.
+    torchrun ends all as soon as one has failed, and end with the same code. A process that has failed alone does not
+    wait for long: process 0 may notice no sooner than it is gone.
 
     Raises:
         Refused: the processes do not meet, or have different commands or code.
@@ -34,6 +39,8 @@ def joined() -> Iterator[None]:
         yield
         return
     join()
+    if is_first():
+        signal.signal(signal.SIGTERM, ended_by_torchrun)
     ending: BaseException | None = None
     try:
         import torch
@@ -96,12 +103,22 @@ def leave(error: BaseException | None) -> int:
             told = {"host": socket.gethostname(), "code": code, "message": one_line(cast(BaseException, error))}
             store.set(f"error {here.rank}", json.dumps(told))
     with contextlib.suppress(RuntimeError):
-        dist.destroy_process_group()  # wakes those that wait for this one
+        dist.destroy_process_group()
+    gc.collect()  # closes the connections, which wakes those that wait for this one
     if not is_first():
+        patience = together.TIMEOUT if error is None or isinstance(error, Stopped) else PATIENCE
+        until = time.monotonic() + patience.total_seconds()
         with contextlib.suppress(RuntimeError):
-            store.wait(["end"], PATIENCE if failed_here and code == FAILED else together.TIMEOUT)
-            code = int(store.get("end")) or code
+            while not store.check(["end"]) and time.monotonic() < until:
+                time.sleep(0.05)
+            code = int(store.get("end")) if store.check(["end"]) else code
     return code
+
+
+def ended_by_torchrun(number: int, frame: FrameType | None) -> None:
+    """Answer SIGTERM, in process 0, outside of training: another process has failed, if it was not a person."""
+    if sys.exc_info()[0] is None:  # else it is about to tell why it ends itself
+        raise told_by_another() or SystemExit(128 + number)
 
 
 def hash_of(files: list[Path]) -> str:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from vit_cnn.errors import REFUSED, Failed, Refused
 
@@ -160,20 +160,22 @@ def others_lost() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:  # what gloo and NCCL raise
-        for rank in range(here.number):
-            if told := told_by(rank):
-                message = f"process {rank} on {told['host']}: {told['message']}"
-                raise (Refused if told["code"] == REFUSED else Lost)(message) from error
-        minutes = TIMEOUT.total_seconds() / 60
-        silent = f"has not answered for {minutes:g} minutes" if "imed out" in str(error) else "has ended without a word"
+        if told := told_by_another():
+            raise told from error
+        silent = (
+            f"has not answered for {TIMEOUT.total_seconds():g} seconds" if "imed out" in str(error) else "has ended"
+        )
         raise Lost(
             f"another process of this run {silent}: it was killed, or its machine or the network between is gone"
         ) from error
 
 
-def told_by(rank: int) -> dict[str, Any] | None:
-    """What a process said when it failed: ``host``, ``code`` and ``message``."""
-    with contextlib.suppress(RuntimeError):  # whoever kept the store is gone
-        if here.store is not None and here.store.check([f"error {rank}"]):
-            return cast(dict[str, Any], json.loads(here.store.get(f"error {rank}")))
+def told_by_another() -> Refused | Lost | None:
+    """What another process has left as its last word."""
+    for rank in range(here.number):
+        with contextlib.suppress(RuntimeError):  # whoever kept the store is gone
+            if here.store.check([f"error {rank}"]):
+                told = json.loads(here.store.get(f"error {rank}"))
+                kind = Refused if told["code"] == REFUSED else Lost
+                return kind(f"process {rank} on {told['host']}: {told['message']}")
     return None

@@ -6,7 +6,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from vit_cnn.errors import Stopped
-from vit_cnn.processes.together import any_of, is_first
+from vit_cnn.processes.together import any_of, here
 from vit_cnn.run.display import RunDisplay
 
 # What Slurm sends before a job's time is over (not on Windows). Submitit then puts the job into the queue again.
@@ -59,7 +59,7 @@ class StopSignal:
     def request(self, number: int, frame: FrameType | None) -> None:
         self.heard, self.number = True, number
         self.restore()
-        if is_first():
+        if here.number == 1:  # else torchrun answers, and sends it also where another process has failed
             self.display.answer("Stopping: finishing this step or evaluation first; once more stops now")
 
     def restore(self) -> None:
