@@ -36,8 +36,6 @@ def learning_rate(done: int, **options: Any) -> float:
             time.sleep(0.1)
         if fault == "memory":
             raise MemoryError
-        if fault == "bug":
-            raise ZeroDivisionError("of a colleague")
         if fault == "silence":
             time.sleep(25)
     return rate(done, **options)
@@ -66,10 +64,6 @@ if fault == "code" and is_faulty:
     joined.hash_of = lambda files: "another"
 if fault == "command" and is_faulty:
     sys.argv.append("seed=9")
-if fault == "batch":
-    sys.argv.append("recipe.batch_size=25")
-if fault == "sweep":
-    sys.argv.append("-m")
 if fault == "silence":
     together.TIMEOUT /= 30  # 20 seconds
 exit_with_code(main)

@@ -6,6 +6,7 @@ import re
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import call, composed, metrics, stop_at
+from hydra.utils import instantiate
 
-from vit_cnn.errors import Stopped
+from vit_cnn.errors import Refused, Stopped
+from vit_cnn.processes.together import here
 from vit_cnn.run import config as run_config
 from vit_cnn.train import main
 from vit_cnn.training.loop import train
+from vit_cnn.training.plan import plan_run
 
 HERE = Path(__file__).parent
 
@@ -88,21 +92,14 @@ def apart(name: str, key: str) -> list[float]:
 
 
 def test_what_cannot_be_trained_together_is_refused_in_a_line_and_leaves_nothing() -> None:
-    """One torchrun starts the processes again and again, each time with another fault; the last time it is told two."""
+    """One torchrun starts the processes again and again, each time with another fault."""
     told = {
         "code-1-0": r"process 1 on \S+ has another code than process 0 on \S+: another there, \w+ here",
         "command-1-0": r"process 1 on \S+ has another command than process 0 on \S+: .* seed=9 there, ",
         "folder-1-0": r"process 1 on \S+ does not see runs/vit-digits/\S+: choose a folder that all machines share",
         "images-1-0": r"process 1 on \S+ has another images than process 0 on \S+: ",
-        "batch-0-0": r"recipe.batch_size=25 cannot be shared evenly by 2 processes: it has to be a multiple",
-        "sweep-0-0": r"-m starts many runs, and torchrun shares the batches of one: leave out one of the two",
     }
-    ended = torchrun(
-        str(HERE / "faulty.py"),
-        *VIT,
-        restarts=len(told) - 1,
-        FAULTS=" ".join(told),
-    )
+    ended = torchrun(str(HERE / "faulty.py"), *VIT, restarts=len(told) - 1, FAULTS=" ".join(told))
     assert ended.returncode == 1  # of torchrun itself
     assert [line for line in ended.stderr.splitlines() if line.startswith("error: ")] == [
         Matching(f"error: {message}") for message in told.values()
@@ -110,6 +107,19 @@ def test_what_cannot_be_trained_together_is_refused_in_a_line_and_leaves_nothing
     assert ended.stderr.count("Traceback") == 1  # that of torchrun
     assert set(re.findall(r"exitcode: +(-?\d+)", ended.stderr)) <= {"2", "-15"}
     assert ended.stdout.splitlines() == len(told) * [Matching("Loading PyTorch")]
+    assert not os.listdir()
+
+
+def test_a_batch_that_cannot_be_shared_and_a_sweep_are_refused(
+    command: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = composed(*VIT, "recipe.batch_size=25")
+    data = instantiate(cfg.data)
+    monkeypatch.setattr(here, "number", 2)
+    with pytest.raises(Refused, match="recipe.batch_size=25 cannot be shared evenly by 2 processes: it has to be a mu"):
+        plan_run(cfg, Path("run"), data, None)
+    code, printed = command("-m", *VIT, "seed=0,1")
+    assert (code, "error: -m starts many runs, and torchrun shares the batches of one" in printed) == (2, True)
     assert not os.listdir()
 
 
@@ -129,11 +139,9 @@ def test_whatever_befalls_one_process_ends_all_with_one_message_and_torchrun_goe
         "full-0-12": r"error: runs/vit-digits/\S+/last.pt cannot be written: No space left on device",
         "TERM-1-17": r"Stopped at step 17 of 30. To go on:",
         "KILL-1-20": r"error: another process of this run has ended: it was killed, or its machine",
-        "bug-1-23": r"error: process 1 on \S+: of a colleague",
-        "silence-1-25": r"error: another process of this run has not answered for 20 seconds",
+        "silence-1-23": r"error: another process of this run has not answered for 20 seconds",
     }
     ended = torchrun(str(HERE / "faulty.py"), *VIT, restarts=len(told), FAULTS=" ".join(told))
-    print(ended.stdout, ended.stderr)
     assert ended.returncode == 0, ended.stderr
     assert [line for line in ended.stderr.splitlines() if line.startswith(("error: ", "Stopped"))] == [
         Matching(message) for message in told.values()

@@ -162,12 +162,9 @@ def others_lost() -> Iterator[None]:
     except RuntimeError as error:  # what gloo and NCCL raise
         if told := told_by_another():
             raise told from error
-        silent = (
-            f"has not answered for {TIMEOUT.total_seconds():g} seconds" if "imed out" in str(error) else "has ended"
-        )
-        raise Lost(
-            f"another process of this run {silent}: it was killed, or its machine or the network between is gone"
-        ) from error
+        what = f"has not answered for {TIMEOUT.total_seconds():g} seconds" if "imed out" in str(error) else "has ended"
+        cause = "it was killed, or its machine or the network between is gone"
+        raise Lost(f"another process of this run {what}: {cause}") from error
 
 
 def told_by_another() -> Refused | Lost | None:
