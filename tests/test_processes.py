@@ -13,15 +13,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import call, composed, metrics, stop_at
+import torch
+from helpers import batches_of, call, composed, metrics, stop_at
 from hydra.utils import instantiate
+from torch import nn
 
 from vit_cnn.errors import Refused, Stopped
 from vit_cnn.processes.together import here
-from vit_cnn.run import config as run_config
 from vit_cnn.train import main
 from vit_cnn.training.loop import train
 from vit_cnn.training.plan import plan_run
+from vit_cnn.training.shares import with_global_batch_norm
+from vit_cnn.training.step import training_batch
 
 HERE = Path(__file__).parent
 
@@ -91,6 +94,41 @@ def apart(name: str, key: str) -> list[float]:
     return [abs(two - one) / one for two, one in pairs]
 
 
+@pytest.mark.parametrize("processes", [2, 3, 8])
+def test_shares_put_together_are_the_batch(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each image is augmented, and mixed with its partner of the whole batch, as in one process."""
+    augmentation = batches_of("recipe=strong", "recipe.augment.crop_scale=[0.5,1]", "recipe.mixing.probability=1")
+    chosen = torch.randperm(24)
+    shares = []
+    for rank, number in [(0, 1), *((rank, processes) for rank in range(processes))]:
+        monkeypatch.setattr(here, "rank", rank)
+        monkeypatch.setattr(here, "number", number)
+        augmentation.begin(1, 2)
+        shares.append(training_batch(chosen, data=augmentation.data, augmentation=augmentation))
+    for whole, *parts in zip(*shares, strict=True):
+        torch.testing.assert_close(torch.cat(parts), whole)
+
+
+def test_each_process_has_dropout_of_its_own_that_a_resume_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
+    augmentation = batches_of()
+    monkeypatch.setattr(here, "number", 2)
+    drawn = []
+    for rank, batch in [(0, 4), (1, 4), (1, 5), (1, 4)]:
+        monkeypatch.setattr(here, "rank", rank)
+        augmentation.begin(0, batch)
+        drawn.append(torch.rand(1).item())
+    assert drawn[1] == drawn[3]
+    assert len(set(drawn)) == 3
+
+
+def test_a_batch_norm_of_another_kind_is_refused() -> None:
+    class Odd(nn.BatchNorm2d):
+        pass
+
+    with pytest.raises(Refused, match=r"sync_batchnorm=true knows PyTorch's own batch norms .* and not .*Odd: use fal"):
+        with_global_batch_norm(nn.Sequential(nn.BatchNorm2d(3), Odd(3)))
+
+
 def test_what_cannot_be_trained_together_is_refused_in_a_line_and_leaves_nothing() -> None:
     """One torchrun starts the processes again and again, each time with another fault."""
     told = {
@@ -116,7 +154,7 @@ def test_a_batch_that_cannot_be_shared_and_a_sweep_are_refused(
     cfg = composed(*VIT, "recipe.batch_size=25")
     data = instantiate(cfg.data)
     monkeypatch.setattr(here, "number", 2)
-    with pytest.raises(Refused, match="recipe.batch_size=25 cannot be shared evenly by 2 processes: it has to be a mu"):
+    with pytest.raises(Refused, match=r"recipe\.batch_size=25 cannot be shared evenly by 2 processes"):
         plan_run(cfg, Path("run"), data, None)
     code, printed = command("-m", *VIT, "seed=0,1")
     assert (code, "error: -m starts many runs, and torchrun shares the batches of one" in printed) == (2, True)
@@ -156,10 +194,9 @@ def test_whatever_befalls_one_process_ends_all_with_one_message_and_torchrun_goe
 
 def test_a_run_goes_on_with_another_number_of_processes_also_over_two_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
     """One process to step 10, two torchruns that meet over the network to step 20, one process to the end."""
-    stop_at(monkeypatch, 10)
-    with pytest.raises(Stopped):
+    with monkeypatch.context() as patch, pytest.raises(Stopped):
+        stop_at(patch, 10)
         train(composed(*VIT), Path("run"))
-    monkeypatch.undo()
     meeting = ("--nnodes=2", "--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}", "--rdzv-id=both")
     with ThreadPoolExecutor(2) as hosts:
         words = [str(HERE / "faulty.py"), "resume=run"]
@@ -167,7 +204,7 @@ def test_a_run_goes_on_with_another_number_of_processes_also_over_two_hosts(monk
     ended = [each.result() for each in calls]
     assert "Stopped at step 20 of 30. To go on:" in ended[0].stderr + ended[1].stderr
     assert "exitcode  : 3" in ended[0].stderr + ended[1].stderr
-    result = train(run_config.read_config(Path("run")), Path("run"))
+    result = train(composed(*VIT), Path("run"))
     assert [part["changed"] for part in result["continued"]] == [{"processes": [1, 2]}, {"processes": [2, 1]}]
     straight = train(composed(*VIT), Path("straight"))
     assert result["test/loss"] == pytest.approx(straight["test/loss"], rel=1e-3)

@@ -19,7 +19,7 @@ from vit_cnn.config.trust import trust_of
 from vit_cnn.console import console
 from vit_cnn.errors import Refused, Stopped, is_expected, tell
 from vit_cnn.processes.joined import hash_of, joined, remember, remembered
-from vit_cnn.processes.together import from_first, is_first, refuse_hidden, refuse_unlike
+from vit_cnn.processes.together import from_first, here, is_first, refuse_hidden, refuse_unlike
 from vit_cnn.run.config import read_config
 
 RUN = "run"  # key under which process 0 keeps, for a restart, its folder and what goes on with it
@@ -99,15 +99,18 @@ def follow() -> None:
 
 
 def refuse_differences(cfg: DictConfig, run_dir: Path) -> None:
-    """End all processes where one does not see the run folder, or has other code of a network or data set of the user.
+    """End all processes where one does not see the run folder, or has other code of a network or data set.
 
     Raises:
         Refused: names the process.
     """
+    if here.number == 1:
+        return
     refuse_hidden(run_dir)
-    for group in ("model", "data"):
-        source = inspect.getsourcefile(get_object(cfg[group]._target_)) or ""
-        refuse_unlike(**{f"code of {cfg[group]._target_}": hash_of([Path(source)] if source else [])})
+    for target in (cfg.model._target_, cfg.data._target_):  # may be the user's own
+        module = inspect.getmodule(get_object(target))
+        file = getattr(module, "__file__", None)
+        refuse_unlike(**{f"code of {target}": hash_of([Path(file)] if file else [])})
 
 
 def go_on_after_restart() -> None:

@@ -130,17 +130,17 @@ def refuse_hidden(folder: Path) -> None:
         Refused: names the process and its machine.
     """
     mark = folder / ".hydra" / from_first(f"seen-{secrets.token_hex(4)}")
-    if is_first() and here.number > 1:
+    if is_first():
         mark.touch()
     gathered(None)
     deadline = time.monotonic() + SEEN_WITHIN  # network file systems take a moment
-    while here.number > 1 and not mark.exists() and time.monotonic() < deadline:
+    while not mark.exists() and time.monotonic() < deadline:
         time.sleep(0.1)
     seen = gathered((socket.gethostname(), mark.exists()))
     if is_first():
         mark.unlink(missing_ok=True)
     for rank, (host, is_seen) in enumerate(seen):
-        if here.number > 1 and not is_seen:
+        if not is_seen:
             raise Refused(f"process {rank} on {host} does not see {folder}: choose a folder that all machines share")
 
 
@@ -162,9 +162,11 @@ def others_lost() -> Iterator[None]:
     except RuntimeError as error:  # what gloo and NCCL raise
         if told := told_by_another():
             raise told from error
-        what = f"has not answered for {TIMEOUT.total_seconds():g} seconds" if "imed out" in str(error) else "has ended"
+        text = str(error).splitlines()[0]
+        what = f"has not answered for {TIMEOUT.total_seconds():g} seconds" if "imed out" in text else "has ended"
         cause = "it was killed, or its machine or the network between is gone"
-        raise Lost(f"another process of this run {what}: {cause}") from error
+        unknown = "" if "onnection" in text or "imed out" in text else f" ({text})"
+        raise Lost(f"another process of this run {what}: {cause}{unknown}") from error
 
 
 def told_by_another() -> Refused | Lost | None:

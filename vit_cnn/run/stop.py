@@ -58,9 +58,10 @@ class StopSignal:
 
     def request(self, number: int, frame: FrameType | None) -> None:
         self.heard, self.number = True, number
+        if here.number > 1:
+            return  # torchrun hands it on, maybe after Slurm has sent it, and kills whoever takes half a minute
         self.restore()
-        if here.number == 1:  # else torchrun answers, and sends it also where another process has failed
-            self.display.answer("Stopping: finishing this step or evaluation first; once more stops now")
+        self.display.answer("Stopping: finishing this step or evaluation first; once more stops now")
 
     def restore(self) -> None:
         for number, handler in self.previous.items():

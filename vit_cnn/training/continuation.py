@@ -28,7 +28,7 @@ def note_continuation(
     changed = {
         f"trainer.{key}": [before["trainer"].get(key), value]
         for key, value in cfg.trainer.items()
-        if before["trainer"].get(key) != value
+        if before["trainer"].get(key, value) != value  # a key that came later changes nothing
     }
     if (processes := saved.get("processes", 1)) != here.number:
         changed["processes"] = [processes, here.number]

@@ -39,8 +39,6 @@ def own_share(chosen: Tensor, draws: dict[str, Tensor]) -> tuple[Tensor, dict[st
 
 def average(tensors: list[Tensor]) -> None:
     """Give each tensor, in place, its mean over all processes; the same bits in each of them."""
-    if here.number == 1:
-        return
     flat = torch.cat([tensor.reshape(-1).float() for tensor in tensors])
     parts = add(flat).div_(here.number).split([tensor.numel() for tensor in tensors])
     torch._foreach_copy_(tensors, [part.view(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)])

@@ -41,7 +41,8 @@ def training_step(
     parameters = list(state.model.parameters())
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     measured = measure(logits, labels)
-    average([*gradients, measured, *statistics_of(state.model)])
+    if here.number > 1:
+        average([*gradients, measured, *statistics_of(state.model)])
     state.scaler.unscale_(state.optimizer)
     grad_norm = torch.nn.utils.get_total_norm(gradients)
     if recipe.grad_clip is not None:
