@@ -69,10 +69,7 @@ def exit_with_code(main: Callable[[], object]) -> None:
 
 def tell(error: BaseException) -> int:
     """Print an expected error for the user and return the exit code."""
-    otherwise = FAILED if limit_reached(error) else REFUSED
-    code = {KeyboardInterrupt: INTERRUPTED, Refused: REFUSED, Failed: FAILED, Stopped: STOPPED}.get(
-        type(error), otherwise
-    )
+    code = code_of(error)
     if code in (INTERRUPTED, STOPPED):
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python ends slowly: another Ctrl-C must not show a traceback
     text = one_line(error) if code in (INTERRUPTED, STOPPED) else f"error: {one_line(error)}"
@@ -81,6 +78,17 @@ def tell(error: BaseException) -> int:
     with contextlib.suppress(OSError):  # nobody reads it any more
         print(text, file=sys.stderr)
     return code
+
+
+def code_of(error: BaseException) -> int:
+    """The exit code that an error ends in."""
+    if isinstance(error, SystemExit):
+        return error.code if isinstance(error.code, int) else FAILED
+    codes = {KeyboardInterrupt: INTERRUPTED, Refused: REFUSED, Failed: FAILED, Stopped: STOPPED}
+    for kind, code in codes.items():
+        if isinstance(error, kind):
+            return code
+    return REFUSED if is_expected(error) and not limit_reached(error) else FAILED
 
 
 def is_expected(error: BaseException) -> bool:

@@ -1,6 +1,8 @@
 """From the command line to the loop: Hydra composes the config, which is checked and handed to ``training/loop.py``."""
 
 import contextlib
+import inspect
+import json
 import logging
 import sys
 from pathlib import Path
@@ -8,25 +10,35 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
+from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn import config, sweep
-from vit_cnn.config.paste import resume_command
+from vit_cnn.config.paste import resume_command, resume_words
 from vit_cnn.config.trust import trust_of
 from vit_cnn.console import console
 from vit_cnn.errors import Refused, Stopped, is_expected, tell
+from vit_cnn.processes.joined import hash_of, joined, remember, remembered
+from vit_cnn.processes.together import from_first, here, is_first, refuse_hidden, refuse_unlike
 from vit_cnn.run.config import read_config
+
+RUN = "run"  # key under which process 0 keeps, for a restart, its folder and what goes on with it
 
 
 def start() -> None:
-    """Train as the command line says, once or for each job of a sweep.
+    """Train as the command line says, once or for each job of a sweep; of several processes, the first one reads it.
 
     Raises:
         KeyboardInterrupt: before there was anything to go on from.
         Stopped: a sweep was interrupted.
     """
     try:
-        run()
+        with joined():
+            if is_first():
+                go_on_after_restart()
+                run()
+            else:
+                follow()
     except KeyboardInterrupt as error:
         logging.getLogger().handlers.clear()  # a half-imported torch logs at exit, into a folder that may be gone
         raise sweep.stopped() or error from None
@@ -55,6 +67,9 @@ def run(composed: DictConfig) -> None:
 
         from vit_cnn.training.loop import train  # imports torch, which takes seconds
 
+        remember(RUN, json.dumps([str(run_dir), *resume_words(run_dir, trust_of(cfg))]))
+        from_first((OmegaConf.to_container(cfg), run_dir.resolve()))
+        refuse_differences(cfg, run_dir)
         result = train(cfg, run_dir)
         if cfg.wandb.artifacts and result["wandb"]["mode"] == "online":
             from vit_cnn.report.upload import upload_report
@@ -72,6 +87,49 @@ def run(composed: DictConfig) -> None:
         sys.exit(tell(Stopped(f"Stopped before {when}.", resume_command(run_dir, trust))))
     finally:
         remove_if_empty(run_dir)
+
+
+def follow() -> None:
+    """Train, without a word, what process 0 has read and checked, in the folder that it has claimed."""
+    console.quiet = True
+    logging.disable()
+    composed, run_dir = from_first(None)
+    composed["wandb"]["mode"], composed["tensorboard"] = "disabled", False
+    cfg = config.check(OmegaConf.create(composed))
+
+    from vit_cnn.training.loop import train
+
+    refuse_differences(cfg, run_dir)
+    train(cfg, run_dir)
+
+
+def refuse_differences(cfg: DictConfig, run_dir: Path) -> None:
+    """End all processes where one does not see the run folder, or has other code of a network or data set.
+
+    Raises:
+        Refused: names the process.
+    """
+    if here.number == 1:
+        return
+    refuse_hidden(run_dir)
+    for target in (cfg.model._target_, cfg.data._target_):  # may be the user's own
+        module = inspect.getmodule(get_object(target))
+        file = getattr(module, "__file__", None)
+        refuse_unlike(**{f"code of {target}": hash_of([Path(file)] if file else [])})
+
+
+def go_on_after_restart() -> None:
+    """Where torchrun has started the processes anew, since one has died: go on with the run of those before."""
+    kept = remembered(RUN)
+    if kept is None or any(word.startswith("resume=") for word in sys.argv):
+        return
+    folder, *words = json.loads(kept)
+    if (Path(folder) / ".hydra" / "config.yaml").exists():
+        print(f"torchrun has started the processes anew: going on with {folder}", flush=True)
+        sys.argv[1:] = words
+    else:  # nothing has begun there
+        (Path(folder) / ".hydra" / "lock").unlink(missing_ok=True)
+        remove_if_empty(Path(folder))
 
 
 def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:

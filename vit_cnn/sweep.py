@@ -23,6 +23,7 @@ from vit_cnn.config.schema import flat
 from vit_cnn.config.trust import EVERYTHING
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.errors import FAILED, Refused, Stopped, is_expected, one_line, tell
+from vit_cnn.processes.together import here
 from vit_cnn.report.jobs import NOTES, count_finished, count_jobs, read_jobs, summarise
 from vit_cnn.run.config import read_config
 from vit_cnn.run.files import remove_torn, write_json
@@ -140,6 +141,8 @@ class Sweep(Callback):
         params = config.hydra.sweeper.params
         overrides = overrides_of(params, list(config.hydra.overrides.task))
         try:
+            if here.number > 1:
+                raise Refused("-m starts many runs, and torchrun shares the batches of one: leave out one of the two")
             if not config.test:
                 raise Refused("test=false is for one run: a sweep has results to compare; leave it out")
             jobs = len(jobs_of(overrides))

@@ -5,6 +5,7 @@ rest is in ``vit_cnn/start.py``. Exit codes: ``vit_cnn/errors.py``.
 """
 
 import contextlib
+import os
 import sys
 
 from vit_cnn.errors import exit_with_code
@@ -14,7 +15,8 @@ QUESTIONS = {"--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--info
 
 
 def main() -> None:
-    if not QUESTIONS & {argument.split("=")[0] for argument in sys.argv[1:]}:
+    asks = QUESTIONS & {argument.split("=")[0] for argument in sys.argv[1:]}
+    if not asks and os.environ.get("RANK", "0") == "0":  # of several processes that torchrun starts, the first
         with contextlib.suppress(OSError):  # nobody reads it
             print("Loading PyTorch, then the images; the first step comes in some seconds.", flush=True)
     try:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from vit_cnn.config.schema import Config, typed
 from vit_cnn.config.target import arguments
 from vit_cnn.errors import NEEDS_PACKAGE, Refused
+from vit_cnn.processes.together import here
 
 
 def one_of(*allowed: str) -> tuple[Any, str]:
@@ -153,6 +154,10 @@ def check_device(cfg: DictConfig) -> None:
                 f"trainer.device={cfg.trainer.device}: PyTorch ({torch.__version__}, built with {build}) finds no GPU "
                 "here; use trainer=cpu, or install a driver and a PyTorch that fit"
             )
+        if here.number > 1 and device.index is not None:
+            raise Refused(f"trainer.device={cfg.trainer.device} is one GPU for {here.number} processes: use cuda")
+        if here.local_number > torch.cuda.device_count():
+            raise Refused(f"{here.local_number} processes on a machine with {torch.cuda.device_count()} CUDA devices")
         if (device.index or 0) >= torch.cuda.device_count():
             raise Refused(f"trainer.device={cfg.trainer.device}: there are {torch.cuda.device_count()} CUDA devices")
     if device.type == "mps" and not torch.backends.mps.is_available():

@@ -27,6 +27,7 @@ def complete(saved: DictConfig) -> DictConfig:
     later |= {f"data.{key}": value for key, value in DATA.get(saved.data._target_, {}).items()}
     later |= {f"recipe.{key}": value for key, value in RECIPE.items()}
     later["wandb.artifacts"] = False
+    later["trainer.sync_batchnorm"] = True
     for key, value in later.items():
         group, name = key.rsplit(".", maxsplit=1)
         holder = OmegaConf.select(saved, group)

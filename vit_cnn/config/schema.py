@@ -73,6 +73,7 @@ class Trainer:
     cuda_graph: bool
     channels_last: bool
     keep_freed_memory: bool
+    sync_batchnorm: bool
     log_every: Optional[int]
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from vit_cnn.data.dataset import Split
 
-ORDER, AUGMENTATION, MIRRORED = 1, 2, 3  # what random numbers are drawn for
+ORDER, AUGMENTATION, MIRRORED, DROPOUT = 1, 2, 3, 4  # what random numbers are drawn for
 
 
 def shuffled(split: Split, *, batch_size: int, seed: int, epoch: int, first: int) -> Iterator[tuple[int, Tensor]]:
@@ -23,13 +23,18 @@ def shuffled(split: Split, *, batch_size: int, seed: int, epoch: int, first: int
 
 
 def seeded(generator: torch.Generator, purpose: int, *numbers: int) -> torch.Generator:
-    """Seed ``generator`` with a hash of ``numbers``, so that a batch depends on nothing that came before it.
+    """Seed ``generator`` with ``seed_of`` these numbers."""
+    return generator.manual_seed(seed_of(purpose, *numbers))
+
+
+def seed_of(purpose: int, *numbers: int) -> int:
+    """A hash of ``numbers`` to seed a generator with, so that a batch depends on nothing that came before it.
 
     Args:
-        purpose: ``ORDER``, ``AUGMENTATION`` or ``MIRRORED``: the hash pads with zeros, so that without it an epoch's
-            order and its batch 0 would draw the same stream.
+        purpose: ``ORDER``, ``AUGMENTATION``, … : the hash pads with zeros, so that without it an epoch's order and its
+            batch 0 would draw the same stream.
     """
-    return generator.manual_seed(int(np.random.SeedSequence((purpose, *numbers)).generate_state(1, np.uint64)[0]) >> 1)
+    return int(np.random.SeedSequence((purpose, *numbers)).generate_state(1, np.uint64)[0]) >> 1
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

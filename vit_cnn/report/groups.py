@@ -32,9 +32,15 @@ def settings_of(run: Run) -> dict[str, Any]:
     """What can change a run's figures: its config, the machine (known once it has finished) and how it went on."""
     found = {key: value for key, value in flat(run.config).items() if not key.startswith(HARMLESS)}
     if run.result:
-        found["device"] = run.result["device"]
+        found["device"] = device_of(run.result)
         found["continued"] = run.continued
     return found
+
+
+def device_of(result: dict[str, Any]) -> str:
+    """What a run was trained on: a device, or several processes with one each."""
+    processes = result.get("processes", 1)
+    return f"{processes} × {result['device']}" if processes > 1 else str(result["device"])
 
 
 def once_per_seed(runs: list[Run]) -> tuple[list[Run], list[tuple[Run, Run]]]:

@@ -10,7 +10,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from vit_cnn.config import CONF
 from vit_cnn.config.paste import in_hydra_grammar
 from vit_cnn.config.schema import flat
-from vit_cnn.report.groups import by_label
+from vit_cnn.report.groups import by_label, device_of
 from vit_cnn.report.page import Page
 from vit_cnn.run.reading import Run
 from vit_cnn.run.result import nested
@@ -57,7 +57,7 @@ def commit_of(result: dict[str, Any]) -> str:
 
 
 def machine_of(result: dict[str, Any]) -> str:
-    return f"{result['device']}, {result['precision']}, torch {result['versions']['torch']}"
+    return f"{device_of(result)}, {result['precision']}, torch {result['versions']['torch']}"
 
 
 def command_of(group: list[Run]) -> str | None:

@@ -6,7 +6,7 @@ import numpy as np
 
 from vit_cnn.errors import shown
 from vit_cnn.report.claims import DECK
-from vit_cnn.report.groups import by_label, spread
+from vit_cnn.report.groups import by_label, device_of, spread
 from vit_cnn.report.page import Page
 from vit_cnn.report.statistics import expected_calibration_error, mcnemar, probabilities_of
 from vit_cnn.run.display import duration
@@ -77,7 +77,7 @@ def cost_of(group: list[Run]) -> dict[str, str]:
         "training time": duration(float(np.mean([result["seconds_train"] for result in results]))),
         "PFLOP": f"{np.mean(flops):.3g}",
         "images/s": f"{np.mean([result['images_per_second'] for result in results]):,.0f}",
-        "device": "; ".join(sorted({result["device"] for result in results})),
+        "device": "; ".join(sorted({device_of(result) for result in results})),
         "precision": ", ".join(sorted({result["precision"] for result in results})),
     }
 

@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vit_cnn.errors import Failed, Refused
+from vit_cnn.processes.together import is_first
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Let ``write`` fill a temporary file, then rename it to ``path``: there is always a whole old or new file.
 
+    Of several processes the first one writes.
+
     Raises:
         Failed: the disk is full, and by how much, or the folder cannot be written.
     """
+    if not is_first():
+        return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -74,6 +79,9 @@ def remove_torn(folder: Path, name: str = "*") -> None:
 
 
 def remove(path: Path) -> None:
+    """Remove a file that may not be there; of several processes the first one does."""
+    if not is_first():
+        return
     with contextlib.suppress(OSError):  # not there, or in a folder that is read-only
         path.unlink()
 

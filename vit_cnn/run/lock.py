@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 from omegaconf import DictConfig
 
 from vit_cnn.errors import Refused
+from vit_cnn.processes.together import is_first
 from vit_cnn.run.files import remove_torn
 
 log = logging.getLogger(__name__)
@@ -91,11 +92,11 @@ def is_the_one_at(path: Path, file: IO[str]) -> bool:
 
 
 def alone(train: Callable[[DictConfig, Path], Result]) -> Callable[[DictConfig, Path], Result]:
-    """Make ``train(cfg, run_dir)`` the only writer of ``run_dir`` until it is done."""
+    """Make ``train(cfg, run_dir)`` the only writer of ``run_dir`` until it is done; of several processes, the first."""
 
     @functools.wraps(train)
     def train_alone(cfg: DictConfig, run_dir: Path) -> Result:
-        with only_writer(run_dir):
+        with only_writer(run_dir) if is_first() else contextlib.nullcontext():
             return train(cfg, run_dir)
 
     return train_alone

@@ -5,6 +5,8 @@ import logging
 from datetime import datetime
 from pathlib import Path
 
+from vit_cnn.processes.together import is_first
+
 log = logging.getLogger(__name__)
 
 FILE = "test_looks.jsonl"  # a line for each look
@@ -12,6 +14,8 @@ FILE = "test_looks.jsonl"  # a line for each look
 
 def note_look(run_dir: Path, by: str) -> None:
     """Count a look at the test images, before it is taken; ``by`` says which command looks."""
+    if not is_first():
+        return
     try:
         with open(run_dir / FILE, "a") as file:
             file.write(json.dumps({"by": by, "at": datetime.now().isoformat(timespec="seconds")}) + "\n")

@@ -26,8 +26,8 @@ def read_result(run_dir: Path) -> dict[str, Any]:
     result = read_json(path)
     wrong = [key for key in NUMBERS if not is_number(nested(result, key))]
     wrong += [key for key in TEXTS if not is_text(nested(result, key))]
-    if not is_number(result.get("flops_per_training_image", 0)):  # which earlier versions did not write
-        wrong.append("flops_per_training_image")
+    later = ("flops_per_training_image", "processes")  # which earlier versions did not write
+    wrong += [key for key in later if not is_number(result.get(key, 0))]
     if not is_text(nested(result, "git.sha") or ""):  # null outside a checkout
         wrong.append("git.sha")
     if not (result.get("test_looks") is None or is_number(result["test_looks"])):  # null where nobody counted

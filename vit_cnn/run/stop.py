@@ -6,6 +6,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from vit_cnn.errors import Stopped
+from vit_cnn.processes.together import any_of, here
 from vit_cnn.run.display import RunDisplay
 
 # What Slurm sends before a job's time is over (not on Windows). Submitit then puts the job into the queue again.
@@ -30,9 +31,15 @@ class StopSignal:
     def __init__(self, command: str, display: RunDisplay) -> None:
         self.command = command
         self.display = display
-        self.requested = False
+        self.heard = False
         self.number: int | None = None  # of the signal that asked
         self.previous: dict[int, Any] = {}
+
+    @property
+    def requested(self) -> bool:
+        """Whether this process, or another one of the run, has got a signal: each asks at the same moments."""
+        self.heard = any_of(self.heard)
+        return self.heard
 
     def __enter__(self) -> "StopSignal":
         numbers = [signal.SIGINT, signal.SIGTERM]
@@ -54,7 +61,9 @@ class StopSignal:
             raise Stopped("Stopped at once; the last checkpoint is kept.", self.command) from error
 
     def request(self, number: int, frame: FrameType | None) -> None:
-        self.requested, self.number = True, number
+        self.heard, self.number = True, number
+        if here.number > 1:
+            return  # torchrun hands it on, maybe after Slurm has sent it, and kills whoever takes half a minute
         self.restore()
         if number == HANG_UP:  # a shell that ends says it once more, and nobody is there who would ask for haste
             signal.signal(number, signal.SIG_IGN)

@@ -12,6 +12,7 @@ from types import TracebackType
 from omegaconf import DictConfig
 
 from vit_cnn.errors import FAILED, FINISHED, STOPPED, Failed, Stopped
+from vit_cnn.processes.together import is_first
 from vit_cnn.run.board import Board
 from vit_cnn.run.display import RunDisplay
 from vit_cnn.run.files import write_atomically, write_json
@@ -24,7 +25,8 @@ class Tracker:
     """Writes the metrics of one run, from ``step`` on.
 
     Args:
-        run_dir: run folder; lines of its ``metrics.jsonl`` after ``step`` are dropped, to be written again.
+        run_dir: run folder; lines of its ``metrics.jsonl`` after ``step`` are dropped, to be written again. Of several
+            processes the first one writes there.
         step: steps done already, after a resume.
         seconds: wall-clock seconds that earlier parts of the run took.
         wandb_id: id of the W&B run to go on with; ``None`` begins a new one.
@@ -36,7 +38,7 @@ class Tracker:
         self.display = display
         self.run_dir = run_dir
         self.started = time.monotonic() - seconds
-        path = run_dir / "metrics.jsonl"
+        path = run_dir / "metrics.jsonl" if is_first() else Path(os.devnull)
         rewind(path, step)
         self.file = open(path, "a", buffering=1)  # a line is on its way to the disk as soon as it is complete
         self.board = Board(cfg, run_dir, step)

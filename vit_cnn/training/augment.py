@@ -15,7 +15,8 @@ from torch import Tensor
 
 from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
-from vit_cnn.data.batches import AUGMENTATION, MIRRORED, normalise, seeded
+from vit_cnn.data.batches import AUGMENTATION, DROPOUT, MIRRORED, normalise, seed_of, seeded
+from vit_cnn.processes.together import here
 from vit_cnn.training.colour import recolour
 from vit_cnn.training.erasing import erase
 from vit_cnn.training.geometry import mirror, move, padded_crop, resized_crop
@@ -58,6 +59,8 @@ class Augmentation:
     def begin(self, epoch: int, batch: int) -> None:
         """Get ready to draw for batch ``batch`` of an epoch."""
         seeded(self.generator, AUGMENTATION, self.seed, epoch, batch)
+        if here.number > 1:  # each has dropout of its own, which no checkpoint could hold for all
+            torch.manual_seed(seed_of(DROPOUT, self.seed, epoch, batch, here.rank))
         if self.recipe.augment.flip == "alternating":
             self.epoch_is_odd.fill_(epoch % 2 == 1)
         if self.recipe.mixing.probability:

@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from vit_cnn.config.schema import Recipe
+from vit_cnn.processes.together import here
 from vit_cnn.training.mixing import is_mixing
 from vit_cnn.training.optim import learning_rate
 from vit_cnn.training.plan import Plan
@@ -16,18 +17,21 @@ log = logging.getLogger(__name__)
 
 
 def note_continuation(
-    cfg: DictConfig, recipe: Recipe, plan: Plan, progress: Progress, *, before: dict[str, Any]
+    cfg: DictConfig, recipe: Recipe, plan: Plan, progress: Progress, *, saved: dict[str, Any]
 ) -> None:
     """Write into ``progress`` that the run goes on here, and with what; warn where its schedule loses its shape.
 
     Args:
-        before: the config of the part before, as plain values. Only the trainer, the epochs and ``test`` can differ.
+        saved: the checkpoint of the part before. Of its config, only the trainer, the epochs and ``test`` can differ.
     """
+    before = saved["config"]
     changed = {
         f"trainer.{key}": [before["trainer"].get(key), value]
         for key, value in cfg.trainer.items()
-        if before["trainer"].get(key) != value
+        if before["trainer"].get(key, value) != value  # a key that came later changes nothing
     }
+    if (processes := saved.get("processes", 1)) != here.number:
+        changed["processes"] = [processes, here.number]
     planned = dataclasses.replace(recipe, epochs=before["recipe"]["epochs"])
     schedule = ""
     if planned.epochs != recipe.epochs:

@@ -13,8 +13,9 @@ from vit_cnn.data import Dataset
 from vit_cnn.errors import Stopped
 from vit_cnn.machine import device_name, git_state, peak_memory_bytes, precision_of, versions
 from vit_cnn.models.size import count, flops_per_image
+from vit_cnn.processes.together import here
 from vit_cnn.run.config import FILE
-from vit_cnn.run.files import write_atomically, write_json
+from vit_cnn.run.files import remove, write_atomically, write_json
 from vit_cnn.run.looks import count_looks, note_look
 from vit_cnn.run.media import Media
 from vit_cnn.run.reading import read_rows
@@ -85,6 +86,7 @@ def write_result(
         **speed.of(statistics.median(rates) if rates else whole_rate),
         "peak_memory_bytes": peak_memory_bytes(device),
         "device": device_name(device),
+        "processes": here.number,
         "precision": precision_of(cfg.trainer.precision),
         "tf32": torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32,
         "data": data.describe(),
@@ -98,7 +100,7 @@ def write_result(
         "status": "finished",
     }
     wandb.summary(scores)
-    (run_dir / "previous.pt").unlink(missing_ok=True)
+    remove(run_dir / "previous.pt")
     write_json(run_dir / "result.json", result)
     if cfg.wandb.artifacts:
         wandb.upload(f"{cfg.name}-{wandb.id}", "model", [run_dir / name for name in ("best.pt", "result.json", FILE)])

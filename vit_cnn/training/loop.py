@@ -30,9 +30,10 @@ from vit_cnn.data.batches import normalise, shuffled
 from vit_cnn.errors import Failed, Stopped
 from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, precision_of
 from vit_cnn.models.size import flops_per_image, size_table
+from vit_cnn.processes.together import here, in_turn, own_device, refuse_unlike
 from vit_cnn.run import checkpoint
 from vit_cnn.run.display import RunDisplay, print_results
-from vit_cnn.run.files import write_atomically
+from vit_cnn.run.files import remove, write_atomically
 from vit_cnn.run.lock import alone
 from vit_cnn.run.media import Media
 from vit_cnn.run.result import read_result
@@ -76,13 +77,15 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     """
     share_console_with_logging()
     recipe = cast(Recipe, OmegaConf.to_object(cfg.recipe))  # plain attributes take a hundredth of the time to read
-    device = torch.device(cfg.trainer.device)
+    device = own_device(cfg.trainer.device)
     last = run_dir / "last.pt"
 
     # Refuse: what can be wrong is found before there is a run.
-    saved = checkpoint.load_last(run_dir)
-    data: Dataset = instantiate(cfg.data).to(device)
+    with in_turn():
+        saved = checkpoint.load_last(run_dir)
+        data: Dataset = instantiate(cfg.data).to(device)
     plan = plan_run(cfg, run_dir, data, saved)
+    refuse_unlike(images=data.fingerprint, plan=plan)
     if plan.is_done:
         return tell_finished(cfg, run_dir)
 
@@ -94,7 +97,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     state = build_state(cfg, saved, last, classes=data.classes)
     progress = state.progress
     if saved:
-        note_continuation(cfg, recipe, plan, progress, before=saved["config"])
+        note_continuation(cfg, recipe, plan, progress, saved=saved)
     precision = precision_of(cfg.trainer.precision)
     autocast = autocast_for(device, precision)
     forward = compiled(state.model) if cfg.trainer.compile else state.model
@@ -106,7 +109,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     display = tracker.display
     media = Media(wandb=tracker.wandb, switches=cfg.wandb.media, data=data)
     log_every = cfg.trainer.log_every or plan.steps_per_epoch
-    about = {"wandb_id": tracker.wandb.id, "config": OmegaConf.to_container(cfg)}
+    about = {"wandb_id": tracker.wandb.id, "config": OmegaConf.to_container(cfg), "processes": here.number}
 
     with StopSignal(resume_command(run_dir, trust_of(cfg)), display) as stop, tracker:
         one_image = data.train.images[:1].float()
@@ -214,7 +217,7 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
     model, progress = state.model, state.progress
     (run_dir / ".hydra").mkdir(parents=True, exist_ok=True)
     write_atomically(run_dir / ".hydra" / "config.yaml", lambda file: file.write(OmegaConf.to_yaml(cfg).encode()))
-    (run_dir / "result.json").unlink(missing_ok=True)  # its presence means that the run has finished
+    remove(run_dir / "result.json")  # its presence means that the run has finished
     example = normalise(data.train.images[: cfg.recipe.batch_size], data.mean, data.std)
     # Runs the network eagerly, which has to come before any captured step: Dynamo compiles anew where nothing ran
     # before, and cannot do so within a capture.
@@ -223,7 +226,7 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
     counts = f"{about['train']} training, {about['val']} validation, {about['test']} test images"
     log.info("%s: %s", data.name, counts)
     if data.skipped:
-        (run_dir / "skipped.txt").write_text("\n".join(data.skipped) + "\n")
+        write_atomically(run_dir / "skipped.txt", lambda file: file.write("\n".join([*data.skipped, ""]).encode()))
         log.warning("%d files cannot be read and are left out: %s", len(data.skipped), run_dir / "skipped.txt")
     device, precision = device_name(torch.device(cfg.trainer.device)), precision_of(cfg.trainer.precision)
     network = f"{network_name(cfg.model)} on {device}, {precision}"

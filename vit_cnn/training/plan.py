@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Refused
+from vit_cnn.processes.together import here
 from vit_cnn.training.state import progress_in
 
 
@@ -35,12 +36,18 @@ def plan_run(cfg: DictConfig, run_dir: Path, data: Dataset, saved: dict[str, Any
     """Plan a run that begins, or goes on from the checkpoint ``saved``.
 
     Raises:
-        Refused: too few images for a batch, more steps done than asked for, or other images than before.
+        Refused: too few images for a batch, a batch that the processes cannot share evenly, more steps done than asked
+            for, or other images than before.
     """
     recipe, done = cfg.recipe, progress_in(saved).step
     steps_per_epoch = len(data.train) // recipe.batch_size
     if steps_per_epoch == 0:
         raise Refused(f"recipe.batch_size={recipe.batch_size} is above the {len(data.train)} training images")
+    if recipe.batch_size % here.number:
+        raise Refused(
+            f"recipe.batch_size={recipe.batch_size} cannot be shared evenly by {here.number} processes: "
+            "it has to be a multiple of their number"
+        )
     last_step = min(recipe.epochs * steps_per_epoch, cfg.max_steps or math.inf)
     if done > last_step:
         trained = done / steps_per_epoch

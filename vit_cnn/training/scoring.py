@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vit_cnn.data import Dataset, Split
 from vit_cnn.data.batches import normalise
+from vit_cnn.processes.together import add, here
 
 # Of images in evaluation: larger ones are slower on a CPU, smaller ones on a GPU; fixed ones give the same bits.
 BATCH_SIZE = {"cpu": 250, "cuda": 1000, "mps": 250}
@@ -17,15 +18,22 @@ BATCH_SIZE = {"cpu": 250, "cuda": 1000, "mps": 250}
 def logits_of(
     model: nn.Module, split: Split, data: Dataset, autocast: contextlib.AbstractContextManager[object]
 ) -> Tensor:
-    """Logits float32 [n, classes] for the clean images of a split, on their device."""
+    """Logits float32 [n, classes] for the clean images of a split, on their device.
+
+    Of several processes each does some of the batches, which stay what they are for one process, and all get the
+    logits of all: to add 0 changes no bit.
+    """
     was_training = model.training
     model.eval()
     logits = []
-    for images in split.images.split(BATCH_SIZE[split.images.device.type]):
+    for number, images in enumerate(split.images.split(BATCH_SIZE[split.images.device.type])):
+        if number % here.number != here.rank:
+            logits.append(torch.zeros(len(images), len(data.classes), device=images.device))
+            continue
         with autocast:
             logits.append(model(normalise(images, data.mean, data.std)).float())
     model.train(was_training)
-    return torch.cat(logits)
+    return add(torch.cat(logits))
 
 
 def score(logits: Tensor, labels: Tensor) -> dict[str, float]:

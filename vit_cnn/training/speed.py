@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from vit_cnn.models.linear import Linear
+from vit_cnn.processes.together import here
 
 
 @dataclasses.dataclass(frozen=True)
@@ -16,7 +17,7 @@ class Speed:
 
     Attributes:
         flops_per_image: of one forward pass in training.
-        peak: operations a second of a large matrix product here.
+        peak: operations a second of large matrix products here, in all processes of the run together.
     """
 
     flops_per_image: int
@@ -30,7 +31,7 @@ class Speed:
 
 @functools.cache  # a sweep asks once, not for each of its jobs
 def peak_flops(device: torch.device, precision: str) -> float:
-    """Operations a second of a large matrix product in the precision of training: the best of ten.
+    """Operations a second of a large matrix product in the precision of training, times the processes: the best of ten.
 
     Its inputs are in that precision from the start: casting them each time would count as work. Leaves no trace in the
     device's peak memory.
@@ -51,4 +52,4 @@ def peak_flops(device: torch.device, precision: str) -> float:
         del linear, rows, product
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
-    return 2 * n**3 / fastest
+    return here.number * 2 * n**3 / fastest

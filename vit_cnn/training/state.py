@@ -15,10 +15,12 @@ from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed, Refused
 from vit_cnn.machine import precision_of
 from vit_cnn.models.parts import freeze
+from vit_cnn.processes.together import here, is_first
 from vit_cnn.run import checkpoint
 from vit_cnn.training.beginning import begin_from
 from vit_cnn.training.ema import WeightAverage
 from vit_cnn.training.optim import build_optimizer, layer_scales
+from vit_cnn.training.shares import begin_alike, with_global_batch_norm
 
 
 @dataclasses.dataclass
@@ -97,12 +99,16 @@ class State:
     def save(self, run_dir: Path, data: Dataset, **about: Any) -> None:
         """Write ``last.pt``, with ``about`` the run as plain values beside the state, and ``best.pt`` if it is due.
 
+        All processes of a run have the same state, of which the first one writes its own.
+
         ``last.pt`` holds the best weights too, so that what it says of the best epoch and those weights are of one
         piece; ``best.pt`` is a copy for those who use the network, with all that it takes to use it.
 
         Raises:
             Failed: the weights are not finite; what was saved before stays.
         """
+        if not is_first():
+            return
         norm = torch.nn.utils.get_total_norm(self.model.parameters()).item()
         if not math.isfinite(norm):
             raise Failed(not_finite(f"norm of the weights is {norm:g}", self.progress.step))
@@ -148,6 +154,9 @@ def build_state(
     progress = progress_in(saved)
     if cfg.init and not saved:
         progress.init = begin_from(Path(cfg.init), model, cfg, classes)
+    if cfg.trainer.sync_batchnorm and here.number > 1:
+        model = with_global_batch_norm(model)
+    begin_alike(model)
     frozen, scales = freeze(model, cfg.recipe.freeze_blocks), layer_scales(model, cfg.recipe.layer_decay)
     state = State(
         model=model,

@@ -9,7 +9,9 @@ from torch import Tensor
 from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed
+from vit_cnn.processes.together import here
 from vit_cnn.training.augment import Augmentation
+from vit_cnn.training.shares import average, own_share, statistics_of
 from vit_cnn.training.state import State, not_finite
 
 
@@ -25,6 +27,8 @@ def training_step(
 ) -> Tensor:
     """Learn from the training images at the positions ``chosen`` [b]: loss, accuracy and gradient norm [3].
 
+    Of several processes each looks at its share of them; all learn, and return, the same.
+
     Args:
         forward: ``state.model``, or what ``torch.compile`` made of it.
     """
@@ -34,38 +38,45 @@ def training_step(
         loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
     state.optimizer.zero_grad()
     state.scaler.scale(loss).backward()
-    state.scaler.unscale_(state.optimizer)
     parameters = list(state.model.parameters())
-    grad_norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    measured = measure(logits, labels)
+    if here.number > 1:
+        average([*gradients, measured, *statistics_of(state.model)])
+    state.scaler.unscale_(state.optimizer)
+    grad_norm = torch.nn.utils.get_total_norm(gradients)
     if recipe.grad_clip is not None:
         torch.nn.utils.clip_grads_with_norm_(parameters, recipe.grad_clip, grad_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
     if state.average:
         state.average.update()
-    return measure(logits, labels, grad_norm)
+    return torch.cat([measured, grad_norm.float()[None]])
 
 
 def training_batch(chosen: Tensor, *, data: Dataset, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
-    """The training images at the positions ``chosen`` [b] as the network sees them [b, c, h, w].
+    """The training images at the positions ``chosen`` [b] as the network sees them [b, c, h, w], or a share of them.
 
     Returns:
         Images, the targets of the loss, and the labels [b] that accuracy is measured against. Where images are mixed,
         targets are shares [b, classes], and the label is that of the larger part.
     """
-    images, labels = data.train.images[chosen], data.train.labels[chosen]
-    return augmentation.apply(images, labels, augmentation.draw(chosen))
+    draws, partners = augmentation.draw(chosen), 0
+    if here.number > 1:
+        (chosen, draws), partners = own_share(chosen, draws), 1
+    images, targets, labels = augmentation.apply(data.train.images[chosen], data.train.labels[chosen], draws)
+    return images[partners:], targets[partners:], labels[partners:]
 
 
 @torch.no_grad()
-def measure(logits: Tensor, labels: Tensor, grad_norm: Tensor) -> Tensor:
-    """Plain cross-entropy, accuracy and gradient norm as [3], on the device: reading them would wait for it."""
+def measure(logits: Tensor, labels: Tensor) -> Tensor:
+    """Plain cross-entropy and accuracy as [2], on the device: reading them would wait for it."""
     accuracy = (logits.argmax(dim=1) == labels).float().mean()
-    return torch.stack([F.cross_entropy(logits.float(), labels), accuracy, grad_norm.float()])
+    return torch.stack([F.cross_entropy(logits.float(), labels), accuracy])
 
 
 def means(window: list[Tensor], step: int) -> dict[str, float]:
-    """Means over what ``measure`` gave for the steps of ``window``, the last of which is ``step``.
+    """Means over what ``training_step`` gave for the steps of ``window``, the last of which is ``step``.
 
     Raises:
         Failed: a loss is infinite or nan; names its step.
