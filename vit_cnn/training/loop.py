@@ -229,7 +229,8 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
         write_atomically(run_dir / "skipped.txt", lambda file: file.write("\n".join([*data.skipped, ""]).encode()))
         log.warning("%d files cannot be read and are left out: %s", len(data.skipped), run_dir / "skipped.txt")
     device, precision = device_name(torch.device(cfg.trainer.device)), precision_of(cfg.trainer.precision)
-    network = f"{network_name(cfg.model)} on {device}, {precision}"
+    several = f", {here.number} processes that share batches of {cfg.recipe.batch_size}" if here.number > 1 else ""
+    network = f"{network_name(cfg.model)} on {device}, {precision}{several}"
     log.info("%s; %d steps", network, plan.last_step)
     if progress.init and progress.step == 0:
         tell_beginning(progress.init)
