@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import itertools
 import os
 import random
 import re
@@ -21,13 +22,13 @@ LINE = re.compile(r"^(?P<thread>\d+) +(?P<call>\w+)\(")
 
 
 def failing(error: str) -> Callable[[Path, Whole], str]:
-    """Round by round, in a random order, every call that a whole run makes."""
+    """Round by round, another call of those that a whole run makes: first one of each name on each file, at random."""
     order: list[tuple[str, int]] = []
 
     def fail(run: Path, whole: Whole) -> str:
         if not order:
-            order.extend(random.sample(calls := writing_calls(whole), len(calls)))
-        call, number = order.pop()
+            order.extend(in_turn(writing_calls(whole)))
+        call, number = order.pop(0)
         log = run.with_suffix(".strace")
         process = traced(run, log, "-e", f"inject={call}:error={error}:when={number}")
         ended_well(process, codes=(0, 1, 2))
@@ -36,6 +37,14 @@ def failing(error: str) -> Callable[[Path, Whole], str]:
         return goes_on_to_the_same_bits(run, whole)
 
     return fail
+
+
+def in_turn(calls: dict[tuple[str, str], list[int]]) -> list[tuple[str, int]]:
+    """All of them, in rounds of one of each name on each file, in a random order."""
+    shuffled = [(name, random.sample(numbers, len(numbers))) for (name, _), numbers in calls.items()]
+    random.shuffle(shuffled)
+    rounds = itertools.zip_longest(*([(name, number) for number in numbers] for name, numbers in shuffled))
+    return [call for round in rounds for call in round if call]
 
 
 def traced(run: Path, log: Path, *options: str) -> Forked:
@@ -60,18 +69,19 @@ def traced(run: Path, log: Path, *options: str) -> Forked:
 
 
 @functools.cache
-def writing_calls(whole: Whole) -> list[tuple[str, int]]:
-    """The calls that write into the run folder: the name of each, and its number among those of its name."""
+def writing_calls(whole: Whole) -> dict[tuple[str, str], list[int]]:
+    """The calls that write into the run folder, by name and file: the number of each among those of its name."""
     run, log = whole.aside("traced"), whole.aside("traced.strace")
     ended_well(traced(run, log), codes=(0,))
     count: dict[tuple[str, str], int] = {}
-    found = []
+    found: dict[tuple[str, str], list[int]] = {}
     for line in log.read_text().splitlines():
         if match := LINE.match(line):
             key = (match["thread"], match["call"])
             count[key] = count.get(key, 0) + 1
             if str(run) in line and (match["call"] != "openat" or "O_CREAT" in line):
-                found.append((match["call"], count[key]))
+                file = re.sub(r"\d+", "", line.rpartition(str(run))[2].split(">")[0].split('"')[0])
+                found.setdefault((match["call"], file), []).append(count[key])
     assert found, "strace saw no call that writes"
     return found
 
