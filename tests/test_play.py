@@ -33,6 +33,7 @@ from vit_cnn.play.answers import answer
 from vit_cnn.play.changes import FAMILY_OF, Changes, changed, from_link, to_link
 from vit_cnn.play.gallery import Shown
 from vit_cnn.play.looks import LAST, ROLLOUT, attention, class_activation, look, ways
+from vit_cnn.play.replies import changes_of
 from vit_cnn.play.stage import Stage, stage_of
 from vit_cnn.run.looks import count_looks
 from vit_cnn.training.loop import train
@@ -131,6 +132,12 @@ def test_a_link_holds_every_change() -> None:
     ):
         with pytest.raises(Refused, match=rf"the link's {name}=.*must be .*{said}"):
             from_link({name: value}, 32)
+
+
+def test_a_number_that_is_half_typed() -> None:
+    plain = dataclasses.astuple(Changes())
+    assert changes_of([None, 1.6, *plain[2:]]) == Changes(down=2)
+    assert changes_of(plain) == Changes()
 
 
 # --- where a network looks
@@ -406,6 +413,7 @@ def browser() -> Iterator[Any]:
 def page(browser: Any, address: str) -> Iterator[Any]:
     """The opened page; in the end, nothing was asked of another machine, and nothing went wrong in the page."""
     page = browser.new_page(viewport={"width": 1280, "height": 920})
+    page.set_default_timeout(120_000)  # milliseconds; a busy machine may take long
     asked: list[str] = []
     wrong: list[str] = []
     page.on("request", lambda request: asked.append(request.url))

@@ -10,9 +10,10 @@ from typing import Any
 import gradio as gr
 
 from vit_cnn.errors import Refused
-from vit_cnn.play.changes import FAMILY_OF, MOST_DRAWS, Changes, ranges, squares
-from vit_cnn.play.gallery import Gallery, Shown
+from vit_cnn.play.changes import FAMILY_OF, Changes, ranges, squares
+from vit_cnn.play.gallery import Shown
 from vit_cnn.play.looks import LAST
+from vit_cnn.play.replies import another, another_draw, drawn, next_of, uploaded, view
 from vit_cnn.play.show import header_html
 from vit_cnn.play.stage import Stage
 
@@ -100,12 +101,8 @@ def image_choice(stage: Stage, seen: list[Any], outputs: list[Any]) -> None:
         with gr.Tab("Your image"):
             file = gr.File(label="Drop an image here", file_types=["image"], height=140, elem_id="upload")
             upload = partial(another, stage, partial(uploaded, stage))
-            file.upload(upload, [*seen, file], outputs, show_progress="hidden").then(
-                lambda: None,
-                None,
-                file,
-                show_progress="hidden",  # so that the next one can be dropped
-            )
+            taken = at_once(file.upload, upload, [*seen, file], outputs)
+            at_once(taken.then, lambda: None, None, file)  # so that the next one can be dropped
         with gr.Tab("Draw"):
             pad = gr.HTML(html_template=PAD, js_on_load=PAD_SCRIPT, elem_id="draw")
             light = gr.Checkbox(stage.is_dark, label="Show it light on dark, as the data set is", elem_id="light")
@@ -132,40 +129,6 @@ def from_data_set(stage: Stage, seen: list[Any], outputs: list[Any]) -> None:
             at_once(button.click, partial(another, stage, partial(next_of, gallery, wanted)), seen, outputs)
     if gallery.why_not:
         gr.Markdown(gallery.why_not)
-
-
-def view(stage: Stage, shown: Shown, way: str, *values: Any) -> str:
-    return stage.view(shown, way, Changes(*values))
-
-
-def another(stage: Stage, find: Callable[..., Shown], shown: Shown, way: str, *values: Any) -> tuple[Shown, str]:
-    """Another image, or the same and a line that says why not.
-
-    Args:
-        values: of the changes, then whatever ``find`` takes beside the image before.
-    """
-    number, notice = len(dataclasses.fields(Changes)), ""
-    try:
-        shown = find(shown, *values[number:])
-    except Refused as error:
-        notice = str(error)
-    return shown, stage.view(shown, way, Changes(*values[:number]), notice)
-
-
-def next_of(gallery: Gallery, wanted: tuple[bool, ...], shown: Shown) -> Shown:
-    return gallery.next_of(wanted, after=shown.place)
-
-
-def uploaded(stage: Stage, shown: Shown, path: str) -> Shown:
-    return stage.uploaded(Path(path))
-
-
-def drawn(stage: Stage, shown: Shown, drawing: str | None, light_on_dark: bool) -> Shown:
-    return stage.drawn(drawing, light_on_dark=light_on_dark) if drawing else shown
-
-
-def another_draw(draw: int) -> int:
-    return (draw + 1) % (MOST_DRAWS + 1)
 
 
 def opening(stage: Stage) -> Callable[[gr.Request], list[Any]]:
