@@ -26,6 +26,7 @@ from vit_cnn.run.tracking import rewind
 from vit_cnn.start import fresh
 from vit_cnn.training import loop, step
 from vit_cnn.training.loop import train
+from vit_cnn.training.speed import Speed
 
 Command = Callable[..., tuple[int, str]]
 
@@ -261,6 +262,8 @@ def test_a_run_says_how_well_it_uses_the_machine() -> None:
     result = run("run")
     assert result["flops_per_second"] == pytest.approx(3 * result["flops_per_image"] * result["images_per_second"])
     assert 0 < result["share_of_peak"] < 1
+    too_low = 1.0  # a peak that was measured on a busy machine
+    assert Speed(flops_per_image=1, peak=too_low).of(images_per_second=10)["share_of_peak"] == 1
     line = next(json.loads(line) for line in Path("run/metrics.jsonl").read_text().splitlines() if "lr" in line)
     assert line["flops_per_second"] == pytest.approx(3 * result["flops_per_image"] * line["images_per_second"])
 

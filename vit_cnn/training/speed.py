@@ -26,7 +26,8 @@ class Speed:
     def of(self, images_per_second: float) -> dict[str, float]:
         """What training at this rate comes to; a step takes about three forward passes."""
         flops = 3 * self.flops_per_image * images_per_second
-        return {"images_per_second": images_per_second, "flops_per_second": flops, "share_of_peak": flops / self.peak}
+        share = flops / max(self.peak, flops)  # a peak that was measured while the machine was busy is too low
+        return {"images_per_second": images_per_second, "flops_per_second": flops, "share_of_peak": share}
 
 
 @functools.cache  # a sweep asks once, not for each of its jobs
