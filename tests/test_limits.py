@@ -148,3 +148,19 @@ def test_a_read_only_run_folder(monkeypatch: pytest.MonkeyPatch, small_disk: Pat
     )
     assert code == 1
     assert printed == f"error: {small_disk}/report: Read-only file system\n"
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", "status.json", ".hydra"])
+def test_a_disk_that_is_broken_is_told_in_a_line(name: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(path: Any, *arguments: Any, **options: Any) -> Any:
+        if name in str(path) and "run" in Path(path).parts:
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, *arguments, **options)
+
+    module = {"metrics.jsonl": "vit_cnn.run.tracking", "status.json": "vit_cnn.run.files", ".hydra": "vit_cnn.run.lock"}
+    real = open
+    monkeypatch.setattr(f"{module[name]}.open", broken, raising=False)
+    code, printed = command(*TINY, "max_steps=2", "hydra.run.dir=run")
+    assert code in (1, 2)
+    assert "Input/output error" in printed.splitlines()[-1]
+    assert "Traceback" not in printed
