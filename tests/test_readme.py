@@ -1,4 +1,4 @@
-"""The README's commands work as they stand there; the long ones are shortened by overrides."""
+"""The commands of README and ``conf/README.md`` work as they stand there; the long ones are shortened by overrides."""
 
 import importlib
 import re
@@ -17,7 +17,7 @@ from vit_cnn import config
 from vit_cnn.training.loop import train
 
 ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
+README = "\n".join((ROOT / name).read_text() for name in ("conf/README.md", "README.md"))
 BLOCKS = [block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
 
 SHORT = "data.max_images=100 recipe.batch_size=16 max_steps=2"
