@@ -14,16 +14,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import TINY, call, composed, metrics, run, stop_at, weights
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from vit_cnn import compare, evaluate
 from vit_cnn.config.resolvers import run_folder
 from vit_cnn.config.schema import Recipe
-from vit_cnn.errors import Failed, Refused
+from vit_cnn.errors import Failed
 from vit_cnn.run import checkpoint
 from vit_cnn.run.tracking import rewind
-from vit_cnn.start import fresh
+from vit_cnn.start import claims, taken
 from vit_cnn.training import loop, step
 from vit_cnn.training.loop import train
 from vit_cnn.training.speed import Speed
@@ -283,14 +283,16 @@ def test_default_folders_are_claimed_at_once() -> None:
     assert all(Path(folder).is_dir() for folder in folders)
 
 
-def test_of_two_starts_in_one_folder_one_is_refused() -> None:
-    Path("mine").mkdir()
-    fresh(Path("mine"), DictConfig({}))
-    with pytest.raises(Refused, match="mine belongs to a start that goes on, or was killed early: then remove it"):
-        fresh(Path("mine"), DictConfig({}))
-    Path("mine/metrics.jsonl").touch()
-    with pytest.raises(Refused, match="mine is not empty"):
-        fresh(Path("mine"), DictConfig({}))
+def test_of_two_starts_in_one_folder_one_is_refused(command: Callable[..., tuple[int, str]]) -> None:
+    folder = Path("mine")
+    assert claims(folder)  # also where a start that gave up has removed it
+    code, printed = command(*TINY, "hydra.run.dir=mine")
+    assert code == 2
+    assert "mine belongs to a start that goes on, or was killed early: then remove it" in printed
+    assert (folder / ".hydra").is_dir()  # it is another's, and stays
+    assert not claims(folder)
+    (folder / "metrics.jsonl").touch()
+    assert "mine is not empty" in str(taken(folder))
 
 
 def test_a_full_disk_leaves_the_config_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,13 +57,17 @@ def run(composed: DictConfig) -> None:
     if run_dir.is_relative_to(Path.cwd()):
         run_dir = run_dir.relative_to(Path.cwd())  # shorter in messages
     is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
+    is_own = is_sweep or bool(composed.resume)  # the folder, to be removed where nothing begins in it
     try:
         if is_sweep:
             if composed.resume:
                 raise Refused("resume= goes on with one run, -m starts many: leave out one of the two")
             sweep.run_job(run_dir, lambda: config.check(composed))
             return
-        cfg = config.check(resumed(run_dir, composed) if composed.resume else fresh(run_dir, composed))
+        is_own = is_own or claims(run_dir)
+        if not is_own:
+            raise taken(run_dir)
+        cfg = config.check(resumed(run_dir, composed) if composed.resume else composed)
 
         from vit_cnn.training.loop import train  # imports torch, which takes seconds
 
@@ -86,7 +90,8 @@ def run(composed: DictConfig) -> None:
         when = "it went on" if composed.resume else "the first step"
         sys.exit(tell(Stopped(f"Stopped before {when}.", resume_command(run_dir, trust))))
     finally:
-        remove_if_empty(run_dir)
+        if is_own:
+            remove_if_empty(run_dir)
 
 
 def follow() -> None:
@@ -132,16 +137,23 @@ def go_on_after_restart() -> None:
         remove_if_empty(Path(folder))
 
 
-def fresh(run_dir: Path, composed: DictConfig) -> DictConfig:
-    """Claim the folder: of those that start in it at once, one makes ``.hydra`` and the others are refused."""
-    is_empty = not any(run_dir.iterdir())
-    with contextlib.suppress(FileExistsError):
-        if is_empty:
-            (run_dir / ".hydra").mkdir()
-            return composed
-    if not (run_dir / ".hydra" / "config.yaml").exists() and [*run_dir.iterdir()] == [run_dir / ".hydra"]:
-        raise Refused(f"hydra.run.dir={run_dir} belongs to a start that goes on, or was killed early: then remove it")
-    raise Refused(f"hydra.run.dir={run_dir} is not empty: choose another folder, or go on with resume={run_dir}")
+def claims(run_dir: Path) -> bool:
+    """Take the folder: of those that start in it at once, one makes ``.hydra``, and it alone may remove it again."""
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        if any(run_dir.iterdir()):
+            return False
+        (run_dir / ".hydra").mkdir()
+    except (FileExistsError, FileNotFoundError):  # another start was quicker, or has just removed its own
+        return False
+    return True
+
+
+def taken(run_dir: Path) -> Refused:
+    """Why a start cannot have the folder."""
+    if not (run_dir / ".hydra" / "config.yaml").exists() and [*run_dir.glob("*")] in ([], [run_dir / ".hydra"]):
+        return Refused(f"hydra.run.dir={run_dir} belongs to a start that goes on, or was killed early: then remove it")
+    return Refused(f"hydra.run.dir={run_dir} is not empty: choose another folder, or go on with resume={run_dir}")
 
 
 def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
