@@ -8,6 +8,7 @@ from torch import Tensor
 from vit_cnn.data import Dataset, Split
 from vit_cnn.errors import Refused
 from vit_cnn.play.contenders import Contender
+from vit_cnn.report import results
 from vit_cnn.run.reading import Run
 from vit_cnn.run.trained import load_images
 
@@ -101,5 +102,4 @@ def right(run: Run, split: str, indices: np.ndarray) -> np.ndarray:
     predictions = run.predictions()
     if not np.array_equal(predictions[f"{split}_indices"], indices):
         raise Refused(f"{run.folder}/predictions.npz is of other images.")
-    found: np.ndarray = predictions[f"{split}_logits"].argmax(axis=1) == predictions[f"{split}_labels"]
-    return found
+    return results.right(predictions, split)

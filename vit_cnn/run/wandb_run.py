@@ -146,7 +146,7 @@ def upload_to_finished(cfg: DictConfig, wandb_id: str, name: str, kind: str, fil
     try:
         import wandb
 
-        settings = wandb.Settings(console="off", silent=True, init_timeout=30)
+        settings = wandb.Settings(console="off", silent=True, init_timeout=START_SECONDS)
         about = {"project": cfg.wandb.project, "entity": cfg.wandb.entity, "settings": settings}
         with wandb.init(mode="online", id=wandb_id, resume="must", **about) as run:
             run.log_artifact(artifact_of(name, kind, files))
