@@ -23,9 +23,14 @@ def label_runs(runs: list[Run]) -> list[Run]:
         alike = [settings_of(other) for other in runs if other.model == run.model]
         mine = settings_of(run)
         different = [key for key in mine if any(key in other and other[key] != mine[key] for other in alike)]
-        words = [run.model, *(f"{key.rsplit('.', maxsplit=1)[-1]}={mine[key]}" for key in sorted(different))]
+        words = [run.model, *(f"{short(key)}={mine[key]}" for key in sorted(different))]
         labelled.append(dataclasses.replace(run, label=" ".join(words)))
     return sorted(labelled, key=lambda run: (run.model != "ViT", run.label, run.seed))
+
+
+def short(key: str) -> str:
+    """The last word of a key that tells something: ``lr`` of ``optimizer.lr``, ``optimizer`` of ``optimizer.name``."""
+    return key.removesuffix(".name").rpartition(".")[2]
 
 
 def settings_of(run: Run) -> dict[str, Any]:

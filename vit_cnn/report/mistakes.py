@@ -16,7 +16,7 @@ from vit_cnn.report.statistics import (
 )
 from vit_cnn.run.pictures import from_unit, tile
 
-MOST_IMAGES = 24  # that only one of two networks gets right
+MOST_IMAGES, COLUMNS = 24, 12  # that only one of two networks gets right
 
 
 def add_errors(page: Page, predictions: Predictions, data: Dataset | None, colours: dict[str, str]) -> None:
@@ -38,13 +38,18 @@ def add_errors(page: Page, predictions: Predictions, data: Dataset | None, colou
             (a, b, (guess_a == labels) & (guess_b != labels)),
             (b, a, (guess_b == labels) & (guess_a != labels)),
         ):
-            chosen = np.flatnonzero(won)[:MOST_IMAGES]
+            chosen = some_of(np.flatnonzero(won))
             if len(chosen):
                 images = from_unit(data.test.images[torch.from_numpy(chosen)] / 255)
-                shown = ", ".join(names[label] for label in labels[chosen][:8])
-                caption = f"Only {winner} is right, {loser} is not. Test images: {won.sum():,}, the first: {shown}."
-                rows = tile(images, columns=12)
+                shown = ", ".join(names[label] for label in labels[chosen][:COLUMNS])
+                caption = f"Only {winner} is right, {loser} is not: {won.sum():,} test images. The first row: {shown}."
+                rows = tile(images, columns=COLUMNS)
                 page.picture(f"only_{winner.split()[0].lower()}", rows, caption=caption, enlarged=2)
+
+
+def some_of(places: np.ndarray) -> np.ndarray:
+    """As many as are shown, from all over the list: in a folder data set the first are all of one class."""
+    return places[np.linspace(0, len(places) - 1, min(len(places), MOST_IMAGES)).astype(int)]
 
 
 def add_calibration(page: Page, predictions: Predictions, colours: dict[str, str]) -> None:
