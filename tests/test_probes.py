@@ -20,6 +20,7 @@ from vit_cnn.probes import agreement, patches, shift
 from vit_cnn.probes.cka import cka
 from vit_cnn.probes.conditions import SEVERITIES, corrupted
 from vit_cnn.probes.corruptions import FAMILIES
+from vit_cnn.probes.hardest import hardest
 from vit_cnn.probes.intervals import Interval, difference, interval, only
 from vit_cnn.probes.permutation import verdict_of
 from vit_cnn.run.looks import count_looks
@@ -83,6 +84,13 @@ def test_agreement(runs: Path, probing: Probe) -> None:
         assert float(row["kappa_low"]) <= float(row["kappa"]) <= float(row["kappa_high"])
         assert float(row["kappa"]) <= float(row["kappa_at_most"]) + 1e-9
     assert "their accuracies alone allow κ up to " in said
+
+
+def test_the_hardest_images_come_from_all_over_the_list() -> None:
+    wrong = np.array([3] * 2 + [1] * 5 + [2] * 30 + [3])
+    assert list(hardest(wrong, 3)) == [0, 1, 37]
+    assert list(hardest(wrong, 6)) == [0, 1, 37, 7, 21, 36]  # and three of the thirty that are equally hard
+    assert sorted(hardest(wrong, 50)) == list(range(38))
 
 
 def test_agreement_needs_no_images(runs: Path, probing: Probe, monkeypatch: pytest.MonkeyPatch) -> None:

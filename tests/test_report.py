@@ -20,7 +20,6 @@ from vit_cnn.report import curves, deck
 from vit_cnn.report.build import build
 from vit_cnn.report.claims import all_of_training, check_claims, gap
 from vit_cnn.report.groups import by_label, label_runs
-from vit_cnn.report.mistakes import some_of
 from vit_cnn.run.reading import Run, find_runs
 from vit_cnn.training.loop import train
 
@@ -103,14 +102,6 @@ def test_labels_tell_settings_apart_but_not_seeds(runs: Path) -> None:
     change(Path("runs/other"), **{"recipe.optimizer.name": "muon", "recipe.name": "mine"})
     labels = {each.folder.name: each.label for each in label_runs(find_runs([runs]))}
     assert labels["other"] == "ViT dropout=0.1 recipe=mine optimizer=muon"
-
-
-def test_images_that_one_network_alone_gets_right_come_from_all_over_the_list() -> None:
-    assert list(some_of(np.arange(3, 7))) == [3, 4, 5, 6]
-    shown = some_of(np.arange(1000))
-    assert (len(set(shown)), shown[0], shown[-1]) == (24, 0, 999)
-    assert set(np.diff(shown)) == {43, 44}
-    assert not len(some_of(np.arange(0)))
 
 
 def change(folder: Path, **changes: Any) -> None:

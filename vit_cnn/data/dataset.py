@@ -179,3 +179,8 @@ def hash_arrays(*arrays: Tensor) -> str:
         digest.update(str(tuple(array.shape)).encode())
         digest.update(array.contiguous().numpy().data)
     return digest.hexdigest()
+
+
+def evenly(n: int, most: int) -> Tensor:
+    """At most ``most`` positions out of ``n``, from all over a split, which may be sorted by class."""
+    return torch.linspace(0, n - 1, min(n, most)).round().long()

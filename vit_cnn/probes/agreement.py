@@ -12,7 +12,6 @@ https://arxiv.org/abs/2006.16736.
 """
 
 import itertools
-import logging
 from typing import Any
 
 import numpy as np
@@ -20,15 +19,12 @@ from matplotlib.figure import Figure
 
 from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings
+from vit_cnn.probes.hardest import draw_hardest
 from vit_cnn.probes.intervals import Array, difference, interval
 from vit_cnn.probes.subjects import Look, grouped
 from vit_cnn.report.results import right
-from vit_cnn.run.pictures import from_unit
 from vit_cnn.run.reading import Run
-from vit_cnn.run.trained import load_images
 
-log = logging.getLogger(__name__)
-HARDEST = 8  # images that are shown, in two rows
 KINDS = {"networks": "two networks", "recipes": "two settings of one network", "seeds": "two seeds of one setting"}
 
 
@@ -74,12 +70,13 @@ def verdict_of(samples: dict[str, Array]) -> str:
     text = f"Mistakes in common beyond what accuracy alone gives: {', '.join(parts)}"
     if any(np.isnan(each.value) for each in found.values()):
         return f"{text}; there is no κ where two runs make no mistakes."
-    if {"networks", "seeds"} <= set(found):
-        less = difference(kappa, [samples["networks"]], [samples["seeds"]])
+    alike = "seeds" if "seeds" in found else "recipes"
+    if {"networks", alike} <= set(found):
+        less = difference(kappa, [samples["networks"]], [samples[alike]])
         said = less.choose("more", "fewer", "neither clearly more nor clearly fewer")
         p, q, _ = samples["networks"].reshape(-1, 3, samples["networks"].shape[1]).mean(axis=(0, 2))
         allowed = f"their accuracies alone allow κ up to {float(kappa(np.array([p, q, 1 - abs(p - q)]))):.2f}"
-        return f"{text}; the two networks share {said} mistakes than two seeds of one do ({allowed})."
+        return f"{text}; the two networks share {said} mistakes than {KINDS[alike]} do ({allowed})."
     said = next(iter(found.values())).choose("more", "fewer", "no more")
     return f"{text}; they share {said} mistakes than chance would have it."
 
@@ -99,26 +96,12 @@ def draw(
     axes = left.add_subplot()
     axes.imshow(matrix, cmap="viridis", vmin=0, vmax=1)
     names = [name_of(run).replace(", ", "\n") for run in runs]
-    axes.set_xticks(range(len(runs)), names, fontsize=8)
+    axes.set_xticks(range(len(runs)), names, fontsize=8, rotation=30, ha="right")
     axes.set_yticks(range(len(runs)), names, fontsize=8)
     axes.set_title("κ: shared mistakes\n0 as by chance, 1 the same ones", fontsize=10)
     for row, column in np.ndindex(matrix.shape):
         text = "" if row == column else f"{matrix[row, column]:.2f}"
         colour = "black" if matrix[row, column] > 0.6 else "white"
         axes.text(column, row, text, ha="center", va="center", color=colour)
-    try:
-        data = load_images(runs[0])
-    except Refused as error:
-        log.warning("Without the hardest images: %s", error)
-        return figure
-    wrong = len(runs) - np.sum(rights, axis=0)
-    labels = predictions[0][f"{look.split}_labels"]
-    found = np.stack([arrays[f"{look.split}_logits"].argmax(axis=1) for arrays in predictions])
-    images = from_unit(getattr(data, look.split).images / 255)
-    right_side.suptitle(f"Hardest images, by how many of {len(runs)} runs are wrong", fontsize=10)
-    for panel, chosen in zip(right_side.subplots(2, 4).flat, np.argsort(-wrong, kind="stable")[:HARDEST], strict=False):
-        truth, said = (data.classes[label] for label in (labels[chosen], np.bincount(found[:, chosen]).argmax()))
-        panel.imshow(images[chosen])
-        panel.set_title(f"{truth},\ntaken for {said}", fontsize=8)
-        panel.axis("off")
+    draw_hardest(right_side, runs, rights, [arrays[f"{look.split}_logits"] for arrays in predictions], look.split)
     return figure

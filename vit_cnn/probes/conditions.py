@@ -12,8 +12,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vit_cnn.data import evenly
 from vit_cnn.probes.corruptions import FAMILIES
-from vit_cnn.probes.subjects import Images, evenly
+from vit_cnn.probes.subjects import Images
 
 Array = np.ndarray[Any, Any]
 

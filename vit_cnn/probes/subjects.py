@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vit_cnn.data import evenly
 from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Refused
 from vit_cnn.report.groups import by_label, check_same_data, label_runs, once_per_seed
@@ -92,11 +93,6 @@ def images_of(run: Run, look: Look) -> Images:
     chosen = evenly(len(split), look.images)
     pixels, labels = split.images[chosen], split.labels[chosen].numpy()
     return Images(pixels, labels, data.classes, 255 * data.mean[:, None, None])
-
-
-def evenly(n: int, most: int) -> Tensor:
-    """At most ``most`` positions out of ``n``."""
-    return torch.linspace(0, n - 1, min(n, most)).round().long()
 
 
 def guesses(groups: Groups, variants: Iterable[Tensor], look: Look) -> dict[str, list[Array]]:

@@ -4,9 +4,8 @@ import torch
 from einops import rearrange
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from torch import Tensor
 
-from vit_cnn.data import Dataset
+from vit_cnn.data import Dataset, evenly
 from vit_cnn.data.batches import normalise
 from vit_cnn.models import ViT
 from vit_cnn.models.attention_maps import cls_attention, mean_distance, rollout
@@ -17,16 +16,11 @@ WATCHED = 6  # images whose attention is drawn
 MEASURED = 128  # images over which attention distances are averaged
 
 
-def evenly(data: Dataset, number: int) -> Tensor:
-    """Validation images [number, c, h, w], evenly spread over the split."""
-    return data.val.images[:: max(1, len(data.val) // number)][:number]
-
-
 @torch.no_grad()
 def attention(run: TrainedRun, data: Dataset) -> Picture:
     """A row for each image: the image, CLS's attention by each head of the last layer, rollout; with headings."""
     assert isinstance(run.model, ViT)
-    watched = evenly(data, WATCHED)
+    watched = data.val.images[evenly(len(data.val), WATCHED)]
     maps = run.model.attention_maps(normalise(watched, run.mean, run.std))
     cells: list[Picture] = []
     for image, heads, flow in zip(from_unit(watched / 255), cls_attention(maps), rollout(maps), strict=True):
@@ -41,7 +35,8 @@ def attention(run: TrainedRun, data: Dataset) -> Picture:
 def distances(run: TrainedRun, data: Dataset, colour: str) -> Figure:
     """Mean attention distance of each head, by layer."""
     assert isinstance(run.model, ViT)
-    maps = run.model.attention_maps(normalise(evenly(data, MEASURED), run.mean, run.std))
+    measured = data.val.images[evenly(len(data.val), MEASURED)]
+    maps = run.model.attention_maps(normalise(measured, run.mean, run.std))
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for layer, heads in enumerate(mean_distance(maps, patch_size=run.model.patch_size).tolist(), start=1):

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from vit_cnn.data import Dataset
+from vit_cnn.data import Dataset, evenly
 from vit_cnn.report import figures
 from vit_cnn.report.page import Page
 from vit_cnn.report.results import Predictions, right
@@ -38,18 +38,14 @@ def add_errors(page: Page, predictions: Predictions, data: Dataset | None, colou
             (a, b, (guess_a == labels) & (guess_b != labels)),
             (b, a, (guess_b == labels) & (guess_a != labels)),
         ):
-            chosen = some_of(np.flatnonzero(won))
+            places = np.flatnonzero(won)
+            chosen = places[evenly(len(places), MOST_IMAGES).numpy()]
             if len(chosen):
                 images = from_unit(data.test.images[torch.from_numpy(chosen)] / 255)
                 shown = ", ".join(names[label] for label in labels[chosen][:COLUMNS])
                 caption = f"Only {winner} is right, {loser} is not: {won.sum():,} test images. The first row: {shown}."
                 rows = tile(images, columns=COLUMNS)
                 page.picture(f"only_{winner.split()[0].lower()}", rows, caption=caption, enlarged=2)
-
-
-def some_of(places: np.ndarray) -> np.ndarray:
-    """As many as are shown, from all over the list: in a folder data set the first are all of one class."""
-    return places[np.linspace(0, len(places) - 1, min(len(places), MOST_IMAGES)).astype(int)]
 
 
 def add_calibration(page: Page, predictions: Predictions, colours: dict[str, str]) -> None:

@@ -1,0 +1,53 @@
+"""The images that most of some runs get wrong."""
+
+import logging
+
+import numpy as np
+from matplotlib.figure import SubFigure
+
+from vit_cnn.data import evenly
+from vit_cnn.errors import Refused
+from vit_cnn.probes.intervals import Array
+from vit_cnn.run.pictures import from_unit
+from vit_cnn.run.reading import Run
+from vit_cnn.run.trained import load_images
+
+log = logging.getLogger(__name__)
+ROWS, COLUMNS = 2, 4
+
+
+def draw_hardest(part: SubFigure, runs: list[Run], rights: list[Array], logits: list[Array], split: str) -> None:
+    """Show them with what most runs take them for; only a warning where the images are not at hand.
+
+    Args:
+        part: of a figure.
+        rights: for each run, whether it is right about each image of the split [n].
+        logits: for each run [n, classes].
+    """
+    try:
+        data = load_images(runs[0])
+    except Refused as error:
+        log.warning("Without the hardest images: %s", error)
+        return
+    images = from_unit(getattr(data, split).images / 255)
+    labels = getattr(data, split).labels
+    guesses = np.stack(logits).argmax(axis=2)
+    part.suptitle(f"Hardest images, by how many of {len(runs)} runs are wrong", fontsize=10)
+    chosen = hardest(len(runs) - np.sum(rights, axis=0), ROWS * COLUMNS)
+    for panel, place in zip(part.subplots(ROWS, COLUMNS).flat, chosen, strict=False):
+        truth, said = (data.classes[label] for label in (labels[place], np.bincount(guesses[:, place]).argmax()))
+        panel.imshow(images[place])
+        panel.set_title(f"{truth},\ntaken for {said}", fontsize=8)
+        panel.axis("off")
+
+
+def hardest(wrong: Array, most: int) -> Array:
+    """Places of the images that most runs get wrong; of equally hard ones some from all over the list.
+
+    Args:
+        wrong: for each image, how many runs are wrong about it.
+    """
+    limit = np.sort(wrong)[-most:][0]
+    harder, equal = np.flatnonzero(wrong > limit), np.flatnonzero(wrong == limit)
+    found: Array = np.concatenate([harder, equal[evenly(len(equal), most - len(harder)).numpy()]])
+    return found
