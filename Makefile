@@ -36,10 +36,10 @@ sweep: setup ## the ViT over patch size and dropout, and the report; likewise
 report: setup ## a page from runs, and its figures and tables: make report RUNS="runs/a runs/b"
 	$(RUN) -m vit_cnn.report $(RUNS) $(ARGS)
 
-probes: setup ## the probes that any runs can be put to: make probes RUNS="runs/vit runs/cnn"; folder probes
+probes: setup ## the probes that any runs can be put to: make probes RUNS=runs/demo; folder probes
 	for probe in agreement shift patches corruption inside; do $(RUN) -m vit_cnn.probe $$probe $(RUNS) $(ARGS) || exit; done
 
-play: setup ## a page to change images and see what both networks say: make play RUNS="runs/vit runs/cnn"
+play: setup ## a page to change images and see what both networks say: make play RUNS=runs/demo
 	$(RUN) -m pip install --quiet -e ".[play]"
 	$(RUN) -m vit_cnn.play $(RUNS) $(ARGS)
 
