@@ -138,9 +138,15 @@ def test_the_command_writes_its_tables(monkeypatch: pytest.MonkeyPatch, capfd: p
         assert sum(shares.values()) == pytest.approx(1, abs=0.02)
         assert shares[operator] > 0
     assert [row["augmentation"] for row in tables["augmentation"]][0::9] == ["nothing", "all of recipe=strong"]
+    assert tables["augmentation"][-1]["augmentation"] == "average of the ViT's weights (EMA)"
     assert {float(row["ms"]) for row in tables["epoch"]} == {2000.0}
     assert [float(row["seconds"]) for row in tables["start"]] == [2, 5 + len(SMALL)]
     assert Path("speed/steps.png").stat().st_size > 1000
+    assert call(__main__.main, [*arguments, "--out", "one", "--only", "epoch"], monkeypatch, capfd)[0] == 0
+    assert [path.name for path in Path("one").iterdir()] == ["epoch.csv"]
+    code, printed = call(__main__.main, ["--only", "speed"], monkeypatch, capfd)
+    assert code == 2
+    assert "--only speed is not a table; there are start, steps, " in printed
 
 
 def test_a_command_is_timed_to_its_end_or_to_its_first_line(own_folder: None) -> None:

@@ -18,7 +18,18 @@ from vit_cnn.bench.contests import Bench
 from vit_cnn.bench.loops import EPOCH_STEPS
 from vit_cnn.bench.measure import Row
 from vit_cnn.console import console
-from vit_cnn.errors import exit_with_code
+from vit_cnn.errors import Refused, exit_with_code
+
+TABLES = {  # by method of Bench, which is also the name of its file
+    "start": "From the command to …",
+    "steps": "A training step and an evaluation pass",
+    "switches": "A training step with something switched off, or in another precision",
+    "profile": "Where a training step's time goes",
+    "epoch": f"The training part of an epoch of {EPOCH_STEPS} steps",
+    "images": "The training part of an epoch without the network: order, gather, normalise, augment",
+    "augmentation": "A training batch without the network: what each ingredient costs; and an average of the weights",
+    "growth": "What grows how: a training step of our networks",
+}
 
 
 def main() -> None:
@@ -31,29 +42,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("experiments/speed"), help="folder for the results")
     parser.add_argument("--rounds", type=int, default=7, help="how often each contender is measured (default: 7)")
     parser.add_argument("--batch", type=int, default=128, help="images in a training step (default: 128)")
+    parser.add_argument("--only", help="one table, such as augmentation (default: all)")
     arguments = parser.parse_args()
+    if arguments.only not in (None, *TABLES):
+        raise Refused(f"--only {arguments.only} is not a table; there are {', '.join(TABLES)}")
     arguments.out.mkdir(parents=True, exist_ok=True)
     bench = Bench(overrides=arguments.overrides, batch=arguments.batch, rounds=arguments.rounds)
     console.print(f"{bench.machine}; batch {arguments.batch}; medians of {arguments.rounds} rounds")
-    for name, title, measure in (
-        ("start", "From the command to …", bench.start),
-        ("steps", "A training step and an evaluation pass", bench.steps),
-        ("switches", "A training step with something switched off, or in another precision", bench.switches),
-        ("profile", "Where a training step's time goes", bench.profile),
-        ("epoch", f"The training part of an epoch of {EPOCH_STEPS} steps", bench.epoch),
-        (
-            "images",
-            "The training part of an epoch without the network: order, gather, normalise, augment",
-            bench.images,
-        ),
-        ("augmentation", "A training batch without the network: what each ingredient costs", bench.augmentation),
-        ("growth", "What grows how: a training step of our networks", bench.growth),
-    ):
-        rows = measure()
-        write(arguments.out / f"{name}.csv", rows, bench.machine)
-        show(title, rows)
-        if name == "steps":
-            draw(rows, bench.machine).savefig(arguments.out / "steps.png", dpi=120)
+    for name, title in TABLES.items():
+        if arguments.only in (None, name):
+            rows: list[Row] = getattr(bench, name)()
+            write(arguments.out / f"{name}.csv", rows, bench.machine)
+            show(title, rows)
+            if name == "steps":
+                draw(rows, bench.machine).savefig(arguments.out / "steps.png", dpi=120)
 
 
 def write(path: Path, rows: list[Row], machine: str) -> None:

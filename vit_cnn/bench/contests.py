@@ -23,6 +23,7 @@ from vit_cnn.data.batches import shuffled
 from vit_cnn.models import CNN
 from vit_cnn.models.size import flops_per_image
 from vit_cnn.training.augment import Augmentation
+from vit_cnn.training.ema import WeightAverage
 from vit_cnn.training.precision import autocast_for
 from vit_cnn.training.step import training_batch
 
@@ -174,7 +175,7 @@ class Bench(Contenders):
         return rows
 
     def augmentation(self) -> list[Row]:
-        """A batch without the network, gathered, normalised and augmented, with one ingredient each."""
+        """A batch without the network, gathered, normalised and augmented, with one ingredient each; last an EMA."""
         plain = ["recipe=modern", "recipe.augment.flip=false", "recipe.augment.crop_padding=0"]
         kinds = {
             "nothing": plain,
@@ -189,6 +190,7 @@ class Bench(Contenders):
             "all of recipe=strong": ["recipe=strong"],
         }
         batches = {name: self.training_batches(overrides) for name, overrides in kinds.items()}
+        batches["average of the ViT's weights (EMA)"] = WeightAverage(self.vit(), decay=0.998).update
         return [{"augmentation": name, **spread(each)} for name, each in in_rounds(batches, rounds=20).items()]
 
     def training_batches(self, overrides: list[str]) -> Callable[[], object]:
