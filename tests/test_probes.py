@@ -93,6 +93,14 @@ def test_the_hardest_images_come_from_all_over_the_list() -> None:
     assert sorted(hardest(wrong, 50)) == list(range(38))
 
 
+def test_few_mistakes_have_an_interval_all_the_same() -> None:
+    a, b = np.ones(100), np.ones(100)
+    a[:2], b[1:3] = 0, 0
+    found = interval(agreement.kappa, [np.stack([a, b, a == b])])
+    assert -1 <= found.low < found.value < found.high <= 1
+    assert np.isnan(interval(agreement.kappa, [np.ones((3, 100))]).low)
+
+
 def test_agreement_needs_no_images(runs: Path, probing: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone() -> None:
         raise OSError

@@ -98,7 +98,8 @@ def draws(measure: Measure, seed: Array) -> Array:
 
 
 def from_draws(value: float, drawn: Array) -> Interval:
-    low, high = np.quantile(drawn, [TAIL, 1 - TAIL])
+    defined = drawn[~np.isnan(drawn)]  # images drawn anew that hold no mistake have no κ
+    low, high = np.quantile(defined if len(defined) else drawn, [TAIL, 1 - TAIL])
     return Interval(value, float(low), float(high))
 
 
