@@ -91,6 +91,7 @@ def test_the_hardest_images_come_from_all_over_the_list() -> None:
     assert list(hardest(wrong, 3)) == [0, 1, 37]
     assert list(hardest(wrong, 6)) == [0, 1, 37, 7, 21, 36]  # and three of the thirty that are equally hard
     assert sorted(hardest(wrong, 50)) == list(range(38))
+    assert list(hardest(np.array([0, 1, 0, 2]), 3)) == [3, 1]  # nobody is wrong about the others
 
 
 def test_few_mistakes_have_an_interval_all_the_same() -> None:

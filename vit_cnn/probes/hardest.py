@@ -34,20 +34,22 @@ def draw_hardest(part: SubFigure, runs: list[Run], rights: list[Array], logits: 
     guesses = np.stack(logits).argmax(axis=2)
     part.suptitle(f"Hardest images, by how many of {len(runs)} runs are wrong", fontsize=10)
     chosen = hardest(len(runs) - np.sum(rights, axis=0), ROWS * COLUMNS)
-    for panel, place in zip(part.subplots(ROWS, COLUMNS).flat, chosen, strict=False):
+    panels = part.subplots(ROWS, COLUMNS).ravel()
+    for panel in panels:
+        panel.axis("off")
+    for panel, place in zip(panels, chosen, strict=False):
         truth, said = (data.classes[label] for label in (labels[place], np.bincount(guesses[:, place]).argmax()))
         panel.imshow(images[place])
         panel.set_title(f"{truth},\ntaken for {said}", fontsize=8)
-        panel.axis("off")
 
 
 def hardest(wrong: Array, most: int) -> Array:
-    """Places of the images that most runs get wrong; of equally hard ones some from all over the list.
+    """Places of images that most runs get wrong, none that all get right; equally hard ones are from all over the list.
 
     Args:
         wrong: for each image, how many runs are wrong about it.
     """
-    limit = np.sort(wrong)[-most:][0]
+    limit = max(1, np.sort(wrong)[-most:][0])
     harder, equal = np.flatnonzero(wrong > limit), np.flatnonzero(wrong == limit)
     found: Array = np.concatenate([harder, equal[evenly(len(equal), most - len(harder)).numpy()]])
     return found
