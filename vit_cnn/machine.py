@@ -1,5 +1,6 @@
 """The machine: its name, its memory, its precision, its software; what a result has to say of it."""
 
+import contextlib
 import ctypes
 import importlib.metadata
 import platform
@@ -64,7 +65,10 @@ def keep_freed_memory() -> None:
 
 def versions() -> dict[str, str]:
     packages = ("torch", "torchvision", "numpy", "einops", "hydra-core", "omegaconf", "wandb", "pillow", "scikit-learn")
-    found = {package: importlib.metadata.version(package) for package in packages}
+    found = {}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # of W&B, where a run does without it
+            found[package] = importlib.metadata.version(package)
     return {"python": platform.python_version(), **found}
 
 
