@@ -24,13 +24,13 @@ def accuracy(curves: dict[str, Curve]) -> Figure:
         axes.axhline(figures["test/acc"], color=colours[network], linestyle=":", linewidth=1.2)
         said = f"the deck's {network}, {figures['test/acc']:.0%} test"
         axes.text(180, figures["test/acc"] + 0.004, said, ha="right", va="bottom", fontsize=9, color=colours[network])
-    for place, (label, curve) in enumerate(curves.items()):
+    for label, curve in curves.items():
         epochs, colour = curve.x["epochs"], colours[label]
         axes.plot(epochs, curve.mean, color=colour, linewidth=1.6)
         axes.fill_between(epochs, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
         end = f"ours: {label}, {epochs[-1]:.0f} epochs, n = {curve.seeds}"
-        below, side = (0, -14 - 13 * place), "left" if epochs[-1] < 90 else "right"  # each name in a line of its own
-        axes.annotate(end, (epochs[-1], curve.mean[-1]), below, textcoords="offset points", ha=side, va="top",
+        side = "left" if epochs[-1] < 90 else "right"
+        axes.annotate(end, (epochs[-1], curve.mean[-1]), (0, -8), textcoords="offset points", ha=side, va="top",
                       fontsize=9, color=colour)  # fmt: skip
     axes.set_xlim(0, 180)
     axes.set_ylim(0.5, 0.95)

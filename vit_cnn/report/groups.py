@@ -15,14 +15,20 @@ HARMLESS = (
     "trainer.log_every", "trainer.keep_freed_memory", "trainer.device",
 )  # fmt: skip
 
+RECIPE = "recipe.name"
+
 
 def label_runs(runs: list[Run]) -> list[Run]:
-    """Give each run a label of its model, and of the settings and machines in which the runs of that model differ."""
+    """Give each run a label: its model; its recipe, where runs of that model have several; and the settings and machines
+    in which those of the same recipe differ, since a recipe's name says all that it sets.
+    """
     labelled = []
     for run in runs:
-        alike = [settings_of(other) for other in runs if other.model == run.model]
         mine = settings_of(run)
-        different = [key for key in mine if any(key in other and other[key] != mine[key] for other in alike)]
+        same_model = [settings_of(other) for other in runs if other.model == run.model]
+        alike = [other for other in same_model if other.get(RECIPE) == mine.get(RECIPE)]
+        different = {key for key in mine if any(key in other and other[key] != mine[key] for other in alike)}
+        different |= {RECIPE} if len(alike) < len(same_model) else set()
         words = [run.model, *(f"{short(key)}={mine[key]}" for key in sorted(different))]
         labelled.append(dataclasses.replace(run, label=" ".join(words)))
     return sorted(labelled, key=lambda run: (run.model != "ViT", run.label, run.seed))
