@@ -132,6 +132,12 @@ def test_patches(runs: Path, probing: Probe) -> None:
     assert {row["change"] for row in rows} == {"shuffled", "dropped", "occluded"}
 
 
+def test_no_point_of_the_patches_lies_outside_its_panel() -> None:
+    low, high = Interval(0.3, 0.2, 0.4), Interval(0.98, 0.97, 1.0)
+    figure = patches.draw({"shuffled": {"ViT": [low, low]}, "occluded": {"ViT": [high, high]}}, [2, 4])
+    assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 1 for axes in figure.axes)
+
+
 def test_corruption(runs: Path, probing: Probe) -> None:
     code, printed = probing("corruption", runs / "vit3", runs / "cnn3", "--images", 20)
     assert code == 0, printed

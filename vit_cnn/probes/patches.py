@@ -78,8 +78,10 @@ def verdict_of(
 def draw(curves: dict[str, dict[str, list[Interval]]], sizes: list[int]) -> Figure:
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     titles = {"shuffled": "Squares change places", "dropped": "Half of the squares gone", "occluded": "One square gone"}
+    top = max(each.high for lines in curves.values() for line in lines.values() for each in line)
     for axes, (what, lines) in zip(figure.subplots(1, len(curves), sharey=True), curves.items(), strict=True):
         axes.set_xscale("log", base=2)
+        axes.set_ylim(0, 1.05 * top)
         draw_lines(axes, sizes, lines, colours_of(list(lines)))
         axes.set_title(titles[what], fontsize=11)
         axes.set_xlabel("side of a square, pixels")
