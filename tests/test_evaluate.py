@@ -60,6 +60,28 @@ def test_a_run_of_a_gpu_can_be_used_on_a_cpu(
     assert code == 0, printed
 
 
+def test_the_images_of_a_run_may_lie_elsewhere_on_another_machine(
+    image_tree: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A run folder names the place where they were; they are found by that folder's name in $VIT_CNN_DATA."""
+    Path("run").mkdir()
+    train(composed(*TINY, "data=folder", f"data.root={image_tree}", "recipe.batch_size=18", "max_steps=1"), Path("run"))
+    Path("moved").mkdir()
+    image_tree.rename(Path("moved", image_tree.name))
+    code, printed = call(evaluate.main, ["run=run", "split=val"], monkeypatch, capfd)
+    assert (code, "there is no such folder" in printed) == (2, True)
+    monkeypatch.setenv("VIT_CNN_DATA", "moved")
+    code, printed = call(evaluate.main, ["run=run", "split=val"], monkeypatch, capfd)
+    assert code == 0, printed
+    (stand_in := Path("others", image_tree.name)).mkdir(parents=True)
+    monkeypatch.setenv("VIT_CNN_DATA", "others")  # a folder of that name with other images
+    for name in ("train", "test"):
+        Path("moved", image_tree.name, name).rename(stand_in / name)
+    next(stand_in.glob("train/*/0.png")).unlink()
+    code, printed = call(evaluate.main, ["run=run", "split=val"], monkeypatch, capfd)
+    assert (code, "was trained on other images" in printed) == (2, True)
+
+
 @pytest.mark.parametrize(("arguments", "message"), [
     (["run=nowhere"], "run=nowhere is not a run folder"),
     (["run=run", "split=dev"], "split=dev must be one of train, val, test"),

@@ -19,8 +19,8 @@ RECIPE = "recipe.name"
 
 
 def label_runs(runs: list[Run]) -> list[Run]:
-    """Give each run a label: its model; its recipe, where runs of that model have several; and the settings and machines
-    in which those of the same recipe differ, since a recipe's name says all that it sets.
+    """Give each run a label: its model; its recipe, where runs of that model have several; and the settings and
+    machines in which those of the same recipe differ, since a recipe's name says all that it sets.
     """
     labelled = []
     for run in runs:

@@ -1,5 +1,6 @@
 """The config in a run folder, read back: values only, of the right types, naming nothing that is not trusted."""
 
+import os
 from pathlib import Path
 from typing import Any, cast
 
@@ -44,4 +45,15 @@ def read_config(run_dir: Path, *, trust: str = "") -> DictConfig:
         raise Refused(f"{path} cannot be used: {one_line(error)}") from error
     values = cast(dict[str, Any], OmegaConf.to_container(cfg))
     check_trusted(values, trust, source=path)
+    find_images(values["data"])
     return OmegaConf.create(values)
+
+
+def find_images(data: dict[str, Any]) -> None:
+    """Where the images of a run no longer lie where they lay, as on another machine, look for that folder in
+    ``$VIT_CNN_DATA``. Whether they are the same ones is for those to check who read them.
+    """
+    if isinstance(root := data.get("root"), str):
+        elsewhere = Path(os.environ.get("VIT_CNN_DATA", "data"), Path(root).name)
+        if not Path(root).exists() and elsewhere.is_dir():
+            data["root"] = str(elsewhere)
