@@ -27,6 +27,7 @@ from torch import nn
 
 from vit_cnn.config.network import build_network
 from vit_cnn.errors import Refused
+from vit_cnn.export.folder import write_export
 from vit_cnn.models.attention_maps import cls_attention, rollout
 from vit_cnn.play import __main__ as play
 from vit_cnn.play.answers import answer
@@ -193,7 +194,7 @@ def test_the_first_vit_and_the_first_cnn(runs: Path, stage: Stage) -> None:
     assert [each.name for each in on_stage(runs / "cnn", runs / "vit").contenders] == ["ViT", "CNN"]
     assert stage.contenders[0].colour != stage.contenders[1].colour
     result = json.loads((runs / "vit" / "result.json").read_text())
-    assert stage.contenders[0].about == f"2 epochs, test accuracy {result['test/acc']:.1%}"
+    assert stage.contenders[0].found.about == f"2 epochs, test accuracy {result['test/acc']:.1%}"
     shutil.copytree(runs / "vit", "vit again")
     alike = on_stage(runs / "vit", Path("vit again")).contenders
     assert [each.name for each in alike] == ["ViT (vit)", "ViT (vit again)"]
@@ -224,6 +225,31 @@ def test_one_network_alone(runs: Path) -> None:
     assert alone.view(alone.first(), LAST, Changes()).count('class="network"') == 1
 
 
+SHIPPED = [ROOT / "experiments" / "deck" / name for name in ("vit", "cnn")]
+
+
+def test_the_shipped_networks_answer_without_any_training(image_tree: Path) -> None:
+    stage = on_stage(*SHIPPED)
+    assert [each.name for each in stage.contenders] == ["ViT", "CNN"]
+    assert stage.contenders[0].found.about == "180 epochs, test accuracy 76.0%"
+    assert stage.contenders[0].found.data == "CIFAR-10 (lossless)"
+    assert stage.gallery is None
+    assert "an export holds no images" in stage.why_not
+    assert "no image yet" in stage.view(stage.first(), LAST, Changes())
+    mine = stage.uploaded(image_tree / "test" / "grün" / "0.png")
+    assert stage.view(mine, LAST, Changes(right=2)).count("airplane") >= 2
+
+
+def test_an_export_beside_a_run(runs: Path) -> None:
+    with pytest.raises(Refused, match="know other classes"):
+        on_stage(SHIPPED[0], runs / "cnn")
+    write_export(runs / "vit", Path("exported"), formats=["safetensors"], precision="fp32", attention=False, trust="")
+    stage = on_stage(runs / "cnn", Path("exported"))
+    assert [each.name for each in stage.contenders] == ["ViT", "CNN"]
+    assert stage.gallery and not stage.gallery.right
+    assert "exported holds no predictions" in stage.gallery.why_not
+
+
 def test_looks_at_test_images_are_counted(runs: Path) -> None:
     shutil.copytree(runs, "runs")
     folder = Path("runs/cnn")
@@ -241,7 +267,7 @@ def test_a_run_that_is_still_in_training(runs: Path, caplog: pytest.LogCaptureFi
         (young / name).unlink()
     (young / "status.json").write_text(json.dumps({"status": "running", "pid": os.getpid()}))
     stage = on_stage(Path("runs"))
-    assert stage.contenders[0].about.startswith("still in training after epoch 2 of 2, best validation ")
+    assert stage.contenders[0].found.about.startswith("still in training after epoch 2 of 2, best validation ")
     assert stage.gallery and not stage.gallery.right
     with pytest.raises(Refused, match="vit has no predictions yet"):
         stage.gallery.next_of((True, False), None)

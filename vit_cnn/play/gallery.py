@@ -7,9 +7,8 @@ from torch import Tensor
 
 from vit_cnn.data import Dataset, Split
 from vit_cnn.errors import Refused
-from vit_cnn.play.contenders import Contender
+from vit_cnn.play.contenders import Contender, Found
 from vit_cnn.report import results
-from vit_cnn.run.reading import Run
 from vit_cnn.run.trained import load_images
 
 
@@ -81,22 +80,28 @@ def gallery_of(contenders: list[Contender], split: str) -> Gallery:
     """The images that the runs saw.
 
     Raises:
-        Refused: they are not here.
+        Refused: they are not here, or no run is among the contenders.
     """
-    data = load_images(contenders[0].run)
+    runs = [each.found.run for each in contenders if each.found.run]
+    if not runs:
+        raise Refused("an export holds no images: bring your own")
+    data = load_images(runs[0])
     places = getattr(data, split).indices.numpy()
     try:
-        return Gallery(data, split, [right(each.run, split, places) for each in contenders])
+        return Gallery(data, split, [right(each.found, split, places) for each in contenders])
     except Refused as error:
         return Gallery(data, split, [], str(error))
 
 
-def right(run: Run, split: str, indices: np.ndarray) -> np.ndarray:
+def right(found: Found, split: str, indices: np.ndarray) -> np.ndarray:
     """Which images the run got right at its end, bool [n].
 
     Raises:
-        Refused: it has not ended, or its predictions are damaged or of other images.
+        Refused: it is no run, has not ended, or its predictions are damaged or of other images.
     """
+    run = found.run
+    if run is None:
+        raise Refused(f"{found.folder} holds no predictions: it is an export.")
     if not run.result:
         raise Refused(f"{run.folder} has no predictions yet: they come with the end of its training.")
     predictions = run.predictions()

@@ -23,11 +23,11 @@ def header_html(contenders: list[Contender]) -> str:
     """Which runs are on the page, and what to do with it."""
     names = " and ".join(html.escape(each.name) for each in contenders)
     lines = "".join(
-        f'<li style="--colour:{each.colour}"><strong>{html.escape(each.name)}</strong> {html.escape(each.about)}'
-        f" <small>{html.escape(str(each.run.folder))}</small></li>"
+        f'<li style="--colour:{each.colour}"><strong>{html.escape(each.name)}</strong> {html.escape(each.found.about)}'
+        f" <small>{html.escape(str(each.found.folder))}</small></li>"
         for each in contenders
     )
-    data = html.escape(contenders[0].run.config["data"]["name"])
+    data = html.escape(contenders[0].found.data)
     return (
         f'<header class="play"><h1>{names} on {data}</h1><ul>{lines}</ul>'
         "<p>Choose an image, or bring your own, and change it: the answers follow while you drag.</p></header>"

@@ -116,7 +116,7 @@ class Stage:
 
 
 def stage_of(paths: list[Path], *, split: str, device: str, trust: str) -> Stage:
-    """The first two networks among runs, and the images of ``split`` that they saw; a look at test images is counted.
+    """The first two networks, and the images of ``split`` that they saw; a run's look at test images is counted.
 
     Raises:
         Refused: no run can be shown.
@@ -128,5 +128,6 @@ def stage_of(paths: list[Path], *, split: str, device: str, trust: str) -> Stage
         return Stage(chosen, None, str(error))
     if split == "test":
         for each in chosen:
-            note_look(each.run.folder, by="play")
+            if each.found.run:
+                note_look(each.found.folder, by="play")
     return Stage(chosen, gallery)
