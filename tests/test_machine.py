@@ -1,5 +1,6 @@
 """What is asked of the machine."""
 
+import importlib.metadata
 import platform
 import subprocess
 import sys
@@ -7,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from vit_cnn.machine import peak_memory_bytes
+from vit_cnn.machine import peak_memory_bytes, versions
 from vit_cnn.models import ViT  # noqa: F401, switches cuDNN's attention off
 from vit_cnn.models.linear import Linear
 from vit_cnn.training.speed import peak_flops
@@ -57,6 +58,21 @@ def test_the_peak_is_measured_in_the_precision_of_training(
     monkeypatch.setattr(Linear, "forward", spy)
     peak_flops.__wrapped__(torch.device("cpu"), precision)
     assert set(seen) == {(dtype, dtype)}
+
+
+def test_a_result_names_the_versions_of_what_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run with wandb.mode=disabled does without W&B."""
+    version = importlib.metadata.version
+
+    def without_wandb(package: str) -> str:
+        if package == "wandb":
+            raise importlib.metadata.PackageNotFoundError(package)
+        return version(package)
+
+    monkeypatch.setattr("importlib.metadata.version", without_wandb)
+    found = versions()
+    assert "wandb" not in found
+    assert found["torch"] == version("torch")
 
 
 def test_attention_of_cudnn_is_off() -> None:

@@ -67,7 +67,7 @@ def versions() -> dict[str, str]:
     packages = ("torch", "torchvision", "numpy", "einops", "hydra-core", "omegaconf", "wandb", "pillow", "scikit-learn")
     found = {}
     for package in packages:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # of W&B, where a run does without it
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # W&B, where a run does without it
             found[package] = importlib.metadata.version(package)
     return {"python": platform.python_version(), **found}
 
