@@ -73,6 +73,7 @@ class StochasticDepth(nn.Module):
         return f"rate={self.rate}"
 
 
+@torch.compiler.disable  # NumPy does the work, and torch 2.11 fails to compile it
 def random_mask(shape: torch.Size, rate: float) -> Tensor:
     """uint8 [shape], 0 with probability ``rate`` and else 1; a function of torch's seed.
 
