@@ -15,7 +15,8 @@ class Dropout(nn.Module):
     """Inverted dropout: zero each element with probability ``rate``, scale the others by ``1 / (1 - rate)``.
 
     Does what ``nn.Dropout`` does (Srivastava et al., 2014, https://jmlr.org/papers/v15/srivastava14a.html). On CPU,
-    where PyTorch draws one Bernoulli sample after the other, it compares random bytes with a threshold instead.
+    where PyTorch draws one Bernoulli sample after the other, it compares random bytes with a threshold instead; but not
+    where it is compiled, which NumPy cannot be.
 
     Args:
         rate: probability of zeroing an element, 0 <= rate < 1.
@@ -40,7 +41,8 @@ class Dropout(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.rate == 0:
             return x
-        if x.device.type != "cpu" or not self.raw_bytes or self.rate > 1 - 1 / LEVELS:
+        is_for_numpy = x.device.type == "cpu" and not torch.compiler.is_compiling()
+        if not is_for_numpy or not self.raw_bytes or self.rate > 1 - 1 / LEVELS:
             return F.dropout(x, self.rate)
         return Masked.apply(x, random_mask(x.shape, self.rate), 1 / (1 - self.rate))
 
@@ -73,7 +75,6 @@ class StochasticDepth(nn.Module):
         return f"rate={self.rate}"
 
 
-@torch.compiler.disable  # NumPy does the work, and torch 2.11 fails to compile it
 def random_mask(shape: torch.Size, rate: float) -> Tensor:
     """uint8 [shape], 0 with probability ``rate`` and else 1; a function of torch's seed.
 
