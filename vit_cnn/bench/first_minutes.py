@@ -38,7 +38,7 @@ from vit_cnn.training.state import build_state
 
 NETWORKS = ("cnn", "vit")
 SMALL = ["data=digits", "recipe=modern", "wandb.mode=disabled", "trainer.log_every=1"]
-PROFILED = 20  # steps
+WARM_UP, PROFILED = 5, 20  # steps
 
 
 def environment(_: list[str]) -> None:
@@ -90,8 +90,9 @@ def captured(overrides: list[str]) -> None:
 def profile(overrides: list[str]) -> None:
     """Milliseconds of a step compiled and captured, seconds of compiling, and where the time goes, for later limits."""
     for model in NETWORKS:
-        fast = ["trainer.compile=true", "trainer.cuda_graph=true"] if torch.cuda.is_available() else []
-        cfg = checked(model, [*fast, "recipe.epochs=1000", "max_steps=1500", "trainer.log_every=null", *overrides])
+        compiling = ["trainer.compile=true"] if torch.cuda.is_available() else []
+        capturing = ["trainer.cuda_graph=true"] if torch.cuda.is_available() else []
+        cfg = checked(model, [*compiling, *capturing, "recipe.epochs=1000", "max_steps=1500", "trainer.log_every=null", *overrides])
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             train(cfg, Path(folder) / "run")
@@ -99,8 +100,11 @@ def profile(overrides: list[str]) -> None:
             rows = [row for row in read_rows(Path(folder) / "run") if "images_per_second" in row]
         ms = statistics.median(1000 * cfg.recipe.batch_size / row["images_per_second"] for row in rows)
         print(f"{model}: {ms:.3f} ms a step, {whole - rows[-1]['step'] * ms / 1000:.1f} s of everything else")
+        stepping = steps(checked(model, [*compiling, *overrides]), WARM_UP + PROFILED)
+        for _ in range(WARM_UP):
+            next(stepping)
         with torch.profiler.profile() as profiler:
-            for _ in steps(checked(model, overrides), PROFILED):
+            for _ in stepping:
                 pass
         by = "self_cuda_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
         print(profiler.key_averages().table(sort_by=by, row_limit=15))
