@@ -39,5 +39,6 @@ def test_a_capture_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Ca
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 @pytest.mark.parametrize("step", ["plain", "captured"])
 def test_cuda_steps(step: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)  # given back after the step has set it
     code, printed = call(first_minutes.main, [step], monkeypatch, capfd)
     assert code == 0, printed

@@ -105,8 +105,11 @@ def test_labels_tell_settings_apart_but_not_seeds(runs: Path) -> None:
     change(Path("runs/other"), **{"recipe.name": "mine"})  # which says all of that, and the rest of the recipe
     labels = {each.folder.name: each.label for each in label_runs(find_runs([runs]))}
     assert labels["other"] == "ViT recipe=mine"
+    change(Path("runs/other"), **{"trainer.precision": "bf16"})  # of which no recipe's name tells
+    labels = {each.folder.name: each.label for each in label_runs(find_runs([runs]))}
+    assert labels["other"] == "ViT recipe=mine precision=bf16"
     recipe = labels["vit3"].removeprefix("ViT ")
-    assert recipe.startswith("recipe=") and labels["vit4"] == labels["vit3"]
+    assert recipe.startswith("recipe=") and recipe.endswith(" precision=fp32") and labels["vit4"] == labels["vit3"]
 
 
 def change(folder: Path, **changes: Any) -> None:

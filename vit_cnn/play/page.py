@@ -97,7 +97,7 @@ def image_choice(stage: Stage, seen: list[Any], outputs: list[Any]) -> None:
             if stage.gallery:
                 from_data_set(stage, seen, outputs)
             else:
-                gr.Markdown(f"The images of the data set cannot be shown. {stage.why_not}")
+                gr.Markdown(f"The images of the data set cannot be shown: {stage.why_not}")
         with gr.Tab("Your image"):
             file = gr.File(label="Drop an image here", file_types=["image"], height=140, elem_id="upload")
             upload = partial(another, stage, partial(uploaded, stage))

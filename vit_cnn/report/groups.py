@@ -19,17 +19,23 @@ RECIPE = "recipe.name"
 
 
 def label_runs(runs: list[Run]) -> list[Run]:
-    """Give each run a label: its model; its recipe, where runs of that model have several; and the settings and
-    machines in which those of the same recipe differ, since a recipe's name says all that it sets.
+    """Give each run a label: its model, and the settings and machines in which the runs of that model differ.
+
+    Where they have several recipes, a recipe's name stands for its values, and for the network's settings that go with
+    it: of these only what differs within a recipe is named.
     """
     labelled = []
     for run in runs:
         mine = settings_of(run)
         same_model = [settings_of(other) for other in runs if other.model == run.model]
-        alike = [other for other in same_model if other.get(RECIPE) == mine.get(RECIPE)]
-        different = {key for key in mine if any(key in other and other[key] != mine[key] for other in alike)}
-        different |= {RECIPE} if len(alike) < len(same_model) else set()
-        words = [run.model, *(f"{short(key)}={mine[key]}" for key in sorted(different))]
+        same_recipe = [other for other in same_model if other.get(RECIPE) == mine.get(RECIPE)]
+        different = []
+        for key in sorted(mine):
+            is_told = key != RECIPE and key.startswith(("recipe.", "model."))
+            others = same_recipe if is_told else same_model
+            if any(key in other and other[key] != mine[key] for other in others):
+                different.append(key)
+        words = [run.model, *(f"{short(key)}={mine[key]}" for key in different)]
         labelled.append(dataclasses.replace(run, label=" ".join(words)))
     return sorted(labelled, key=lambda run: (run.model != "ViT", run.label, run.seed))
 
