@@ -10,14 +10,18 @@ from omegaconf import DictConfig, OmegaConf
 from test_models import VIT
 from test_resume import assert_same_run
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from vit_cnn.config.earlier import complete
 from vit_cnn.errors import Refused, Stopped
 from vit_cnn.models import CNN, ViT
 from vit_cnn.models.dropout import StochasticDepth
+from vit_cnn.models.parts import hidden_matrices, weights_and_others
+from vit_cnn.models.size import flops_per_update
 from vit_cnn.models.vit import resized_positions, some_patches
+from vit_cnn.report.results import step_flops
 from vit_cnn.training.ema import WeightAverage
-from vit_cnn.training.optim import build_optimizer, hidden_matrices, weights_and_others
+from vit_cnn.training.optim import build_optimizer
 
 
 def test_stochastic_depth_leaves_out_whole_images() -> None:
@@ -130,7 +134,9 @@ def test_muon_changes_the_matrices_between_first_and_last_layer() -> None:
     matrix = vit.blocks[0].mlp[0].weight
     before = matrix.detach().clone()
     vit(torch.randn(8, 3, 32, 32)).logsumexp(dim=1).sum().backward()
-    optimizer.step()
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    assert flops_per_update(vit, "muon") == counter.get_total_flops() > 0
     step = (matrix.detach() - before * (1 - recipe.lr * 0.05)) / recipe.lr
     assert torch.linalg.matrix_norm(step, ord=2) < 1.3 * 0.2 * 48**0.5  # its singular values are alike
     assert torch.linalg.svdvals(step)[7] > 0.5 * 0.2 * 48**0.5  # the gradient of eight CLS tokens has rank 8
@@ -151,6 +157,12 @@ def test_muon_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:
             run("parts", *options)
     run("parts", *options)
     assert_same_run("whole", "parts")
+
+
+def test_the_cost_of_muon_counts() -> None:
+    adamw = run("adamw", "max_steps=1")
+    muon = run("muon", "max_steps=1", "recipe.optimizer.name=muon")
+    assert step_flops(muon) == step_flops(adamw) + muon["flops_per_update"] > step_flops(adamw)
 
 
 def weights_of_start(options: list[str]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""A network from its first layer to its last, for fine-tuning: which parameters lie how deep."""
+"""A network from its first layer to its last: which parameters are what, and how deep they lie."""
 
 from torch import nn
 
@@ -63,3 +63,18 @@ def freeze(model: nn.Module, blocks: int) -> list[nn.Module]:
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(frozen))
     return [module for name, module in model.named_modules() if f"{name}.".startswith(frozen)]
+
+
+def weights_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """The weights of linear layers and convolutions; and norms, biases, positions and CLS."""
+    weights: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, parameter in model.named_parameters():
+        (weights if name.endswith("weight") and parameter.ndim >= 2 else others).append(parameter)
+    return weights, others
+
+
+def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of linear layers, without the network's first and last layer."""
+    weights, _ = weights_and_others(model)
+    return [weight for weight in weights[1:-1] if weight.ndim == 2]

@@ -11,7 +11,10 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from vit_cnn.models.parts import hidden_matrices
 from vit_cnn.models.vit import ViT
+
+MUON_ITERATIONS = 5  # of Newton and Schulz, in torch.optim.Muon
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,3 +101,11 @@ def flops_per_image(model: nn.Module, image: Tensor, *, in_training: bool = Fals
     with torch.no_grad(), torch.random.fork_rng(devices), FlopCounterMode(display=False) as counter:
         whole(image.repeat(2, 1, 1, 1))  # batch norm refuses to train on one
     return counter.get_total_flops() // 2
+
+
+def flops_per_update(model: nn.Module, optimizer: str) -> int:
+    """Operations of one update: Muon makes that of every hidden matrix orthogonal, others do nothing of that size."""
+    if optimizer != "muon":
+        return 0
+    sides = [sorted(matrix.shape) for matrix in hidden_matrices(model)]
+    return MUON_ITERATIONS * sum(4 * n**2 * m + 2 * n**3 for n, m in sides)

@@ -15,7 +15,7 @@ from vit_cnn.config.network import build_network
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Refused, shown
-from vit_cnn.models.size import flops_per_image
+from vit_cnn.models.size import flops_per_image, flops_per_update
 from vit_cnn.report import curves, figures
 from vit_cnn.report.claims import check_claims
 from vit_cnn.report.colours import colours_of
@@ -25,7 +25,7 @@ from vit_cnn.report.mistakes import add_calibration, add_errors
 from vit_cnn.report.networks import add_data, add_inside
 from vit_cnn.report.page import NAME, Page
 from vit_cnn.report.repeat import add_groups
-from vit_cnn.report.results import add_mcnemar, add_results, add_runs, training_flops
+from vit_cnn.report.results import add_mcnemar, add_results, add_runs, step_flops
 from vit_cnn.run.reading import Run
 from vit_cnn.run.trained import load_images
 
@@ -147,7 +147,7 @@ def images_of(run: Run) -> Dataset | None:
 def add_curves(page: Page, runs: list[Run], colours: dict[str, str]) -> None:
     flops = {}
     for label, group in by_label(runs).items():
-        known = [training_flops(run.result) for run in group if run.result]
+        known = [step_flops(run.result) for run in group if run.result]
         flops[label] = known[0] if known else flops_of(group[0])
     drawn = curves.all_curves(runs, flops)
     if not any(drawn.values()):
@@ -162,9 +162,12 @@ def add_curves(page: Page, runs: list[Run], colours: dict[str, str]) -> None:
 
 
 def flops_of(run: Run) -> int:
+    """Of one step of a training that has not finished."""
     data = run.config["data"]
     image = torch.zeros(1, data["num_channels"], data["image_size"], data["image_size"])
-    return flops_per_image(build_network(OmegaConf.create(run.config["model"])), image, in_training=True)
+    network, recipe = build_network(OmegaConf.create(run.config["model"])), run.config["recipe"]
+    forward = flops_per_image(network, image, in_training=True)
+    return 3 * forward * recipe["batch_size"] + flops_per_update(network, recipe["optimizer"]["name"])
 
 
 def add_claims(page: Page, best: dict[str, list[Run]]) -> None:

@@ -30,7 +30,7 @@ AXES = {
     "epochs": "epochs",
     "steps": "training steps",
     "seconds": "seconds, evaluation included",
-    "FLOPs": "training FLOPs (three forward passes for one of training)",
+    "FLOPs": "training FLOPs (three forward passes a step, and Muon)",
 }
 MOST_POINTS = 400  # of a curve: more cannot be seen
 FEW_POINTS = 20
@@ -68,7 +68,7 @@ def curve(runs: list[Run], key: str, flops: int) -> Curve | None:
     # The sample's deviation, as in the tables; a step that one run alone has reached has none.
     spread = np.sqrt(np.nansum((values - mean) ** 2, axis=0) / np.maximum(count - 1, 1))
     x = {"epochs": epochs, "steps": np.array(steps), "seconds": seconds}
-    x["FLOPs"] = x["steps"] * 3.0 * flops * runs[0].config["recipe"]["batch_size"]
+    x["FLOPs"] = x["steps"] * float(flops)
     return Curve(
         x={axis: thin(values) for axis, values in x.items()},
         mean=thin(mean),
@@ -88,7 +88,7 @@ def thin(values: Array) -> Array:
 
 
 def all_curves(runs: list[Run], flops: dict[str, int]) -> dict[str, dict[str, Curve]]:
-    """By metric and label; ``flops`` are those of one forward pass of an image, by label."""
+    """By metric and label; ``flops`` are those of one step of training, by label."""
     found: dict[str, dict[str, Curve]] = {}
     for key in PANELS:
         drawn = {label: curve(group, key, flops[label]) for label, group in by_label(runs).items()}

@@ -26,7 +26,8 @@ def add_results(page: Page, finished: list[Run], predictions: Predictions) -> No
     is_cifar10 = data_name == "CIFAR-10" or data_name.startswith("CIFAR-10 ")
     page.text(
         "Weights of the best epoch by validation accuracy, on clean images; losses are plain cross-entropy. Mean ± "
-        "standard deviation over different seeds. ECE: 15 bins, test. PFLOP: of training, three forward passes a step."
+        "standard deviation over different seeds. ECE: 15 bins, test. PFLOP: of training, three forward passes a step "
+        "and what Muon adds."
         + (" The deck's figures are for CIFAR-10; it names no epochs for its CNN." if is_cifar10 else "")
     )
     rows = [{"": label, **figures_of(group, predictions[label])} for label, group in groups.items()]
@@ -62,16 +63,15 @@ def figures_of(group: list[Run], predictions: list[dict[str, Array]]) -> dict[st
     }
 
 
-def training_flops(result: dict[str, Any]) -> int:
-    """Of a forward pass of one training image; earlier versions knew no network in which it is a smaller one."""
+def step_flops(result: dict[str, Any]) -> int:
+    """Of one step of training. Earlier versions knew no network that leaves patches out, and did not count Muon."""
     flops: int = result.get("flops_per_training_image", result["flops_per_image"])
-    return flops
+    return 3 * flops * result["config"]["recipe"]["batch_size"] + result.get("flops_per_update", 0)
 
 
 def cost_of(group: list[Run]) -> dict[str, str]:
     results = [run.result for run in group if run.result]
-    images = [result["steps"] * result["config"]["recipe"]["batch_size"] for result in results]
-    flops = [3 * training_flops(result) * n / 1e15 for result, n in zip(results, images, strict=True)]
+    flops = [step_flops(result) * result["steps"] / 1e15 for result in results]
     return {
         "best epoch": ", ".join(f"{result['best_epoch']:g}" for result in results),
         "training time": duration(float(np.mean([result["seconds_train"] for result in results]))),

@@ -26,7 +26,7 @@ def read_result(run_dir: Path) -> dict[str, Any]:
     result = read_json(path)
     wrong = [key for key in NUMBERS if not is_number(nested(result, key))]
     wrong += [key for key in TEXTS if not is_text(nested(result, key))]
-    later = ("flops_per_training_image", "processes")  # which earlier versions did not write
+    later = ("flops_per_training_image", "flops_per_update", "processes")  # which earlier versions did not write
     wrong += [key for key in later if not is_number(result.get(key, 0))]
     if not is_text(nested(result, "git.sha") or ""):  # null outside a checkout
         wrong.append("git.sha")

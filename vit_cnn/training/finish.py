@@ -12,7 +12,7 @@ from vit_cnn.config.target import network_name
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Stopped
 from vit_cnn.machine import device_name, git_state, peak_memory_bytes, precision_of, versions
-from vit_cnn.models.size import count, flops_per_image
+from vit_cnn.models.size import count, flops_per_image, flops_per_update
 from vit_cnn.processes.together import here
 from vit_cnn.run.config import FILE
 from vit_cnn.run.files import remove, write_atomically, write_json
@@ -77,6 +77,7 @@ def write_result(
         "params": count(state.model),
         "flops_per_image": flops_per_image(state.model, data.train.images[:1].float()),
         "flops_per_training_image": speed.flops_per_image,  # a forward pass too, without the patches that are left out
+        "flops_per_update": flops_per_update(state.model, cfg.recipe.optimizer.name),
         "epochs": progress.step / plan.steps_per_epoch,
         "steps": progress.step,
         "seed": cfg.seed,

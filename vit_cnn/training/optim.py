@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vit_cnn.config.schema import Optimizer, Recipe
 from vit_cnn.errors import Refused
-from vit_cnn.models.parts import depths
+from vit_cnn.models.parts import depths, hidden_matrices, weights_and_others
 from vit_cnn.training.muon import MuonAndAdamW
 
 
@@ -64,21 +64,6 @@ def build_optimizer(
         if "capturable" in group:
             group["capturable"] = device.type == "cuda"
     return optimizer
-
-
-def weights_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The weights of linear layers and convolutions; and norms, biases, positions and CLS."""
-    weights: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, parameter in model.named_parameters():
-        (weights if name.endswith("weight") and parameter.ndim >= 2 else others).append(parameter)
-    return weights, others
-
-
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights of linear layers, without the network's first and last layer."""
-    weights, _ = weights_and_others(model)
-    return [weight for weight in weights[1:-1] if weight.ndim == 2]
 
 
 def layer_scales(model: nn.Module, decay: float) -> dict[str, float] | None:
