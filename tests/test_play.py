@@ -229,7 +229,7 @@ SHIPPED = [ROOT / "experiments" / "deck" / name for name in ("vit", "cnn")]
 
 
 def test_the_shipped_networks_answer_without_any_training(image_tree: Path) -> None:
-    stage = on_stage(*SHIPPED)
+    stage = on_stage(SHIPPED[0].parent)
     assert [each.name for each in stage.contenders] == ["ViT", "CNN"]
     assert stage.contenders[0].found.about == "180 epochs, test accuracy 76.0%"
     assert stage.contenders[0].found.data == "CIFAR-10 (lossless)"
@@ -244,6 +244,9 @@ def test_an_export_beside_a_run(runs: Path) -> None:
     with pytest.raises(Refused, match="know other classes"):
         on_stage(SHIPPED[0], runs / "cnn")
     write_export(runs / "vit", Path("exported"), formats=["safetensors"], precision="fp32", attention=False, trust="")
+    shutil.copytree("exported", runs / "exported")
+    assert all(each.found.run for each in on_stage(runs).contenders)  # a folder with runs is one of runs
+    shutil.rmtree(runs / "exported")
     stage = on_stage(runs / "cnn", Path("exported"))
     assert [each.name for each in stage.contenders] == ["ViT", "CNN"]
     assert stage.gallery and not stage.gallery.right

@@ -20,7 +20,7 @@ def main() -> None:
         epilog="example: vit-cnn play runs/vit runs/cnn",
         description="Open a page on which you change an image and see at once what both networks make of it",
     )
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder, a folder of them, or an export")
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run or export folder, or a folder of them")
     parser.add_argument("--split", default="val", help="images: val (default) or test, whose every look is counted")
     parser.add_argument("--port", type=int, help="of the page (default: the first that is free from 7860 on)")
     parser.add_argument("--no-browser", action="store_true", help="only print the address")

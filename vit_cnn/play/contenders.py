@@ -56,9 +56,9 @@ def contenders(paths: list[Path], *, device: str, trust: str) -> list[Contender]
     Raises:
         Refused: none has weights yet, or the two were trained on other images, or know other classes.
     """
-    exports = [path for path in paths if is_export(path)]
-    others = [path for path in paths if path not in exports]
-    ready = [of_export(path, trust) for path in exports]
+    exports = {path: exports_in(path) for path in paths}
+    others = [path for path in paths if not exports[path]]
+    ready = [of_export(folder, trust) for folders in exports.values() for folder in folders]
     ready += [of_run(run) for run in with_weights(find_runs(others, trust=trust))] if others else []
     firsts = [next((found for found in ready if found.model == model), None) for model in ("ViT", "CNN")]
     chosen = [found for found in firsts if found] if all(firsts) else ready[:2]
@@ -81,6 +81,14 @@ def contenders(paths: list[Path], *, device: str, trust: str) -> list[Contender]
         Contender(name, colours[name], found, network)
         for name, found, network in zip(names, chosen, networks, strict=True)
     ]
+
+
+def exports_in(path: Path) -> list[Path]:
+    """The folder itself, or those in a folder without runs."""
+    if is_export(path):
+        return [path]
+    has_runs = any(path.rglob(".hydra/config.yaml"))
+    return [] if has_runs else sorted(folder for folder in path.glob("*") if is_export(folder))
 
 
 def with_weights(runs: list[Run]) -> list[Run]:
