@@ -33,7 +33,7 @@ def probe(runs: list[Run], look: Look) -> Findings:
     pair = pair_of(groups)
     images = images_of(runs[0], look)
     conditions = made_here(images)
-    if look.split == "test" and is_cifar10(runs[0]):
+    if look.split == "test" and runs[0].is_cifar10:
         conditions = (cifar10_c(len(images.labels)) or conditions) + cifar10_1(len(images.labels))
     found = guesses(groups, itertools.chain([images.pixels], (each.make() for each in conditions)), look)
     labels = np.stack([images.labels, *(each.labels for each in conditions)])
@@ -55,11 +55,6 @@ def probe(runs: list[Run], look: Look) -> Findings:
     first, second = (samples[label] for label in pair)
     less = {family: difference(kept(each), first, second) for family, each in numbers.items()}
     return Findings(rows, draw(families, conditions), verdict_of(families, less, pair, conditions))
-
-
-def is_cifar10(run: Run) -> bool:
-    data = run.config["data"]
-    return data["name"].split()[0] == "CIFAR-10" and (data["num_classes"], data["image_size"]) == (10, 32)
 
 
 def sources(conditions: list[Condition]) -> str:

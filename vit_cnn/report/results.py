@@ -22,8 +22,7 @@ SCORES = ["train/acc", "val/acc", "test/acc", "train/loss", "val/loss", "test/lo
 def add_results(page: Page, finished: list[Run], predictions: Predictions) -> None:
     """Mean and deviation of every figure by label; on CIFAR-10, the deck's beside them."""
     groups = by_label(finished)
-    data_name = finished[0].config["data"]["name"]
-    is_cifar10 = data_name == "CIFAR-10" or data_name.startswith("CIFAR-10 ")
+    is_cifar10 = finished[0].is_cifar10
     page.text(
         "Weights of the best epoch by validation accuracy, on clean images; losses are plain cross-entropy. Mean ± "
         "standard deviation over different seeds. ECE: 15 bins, test. PFLOP: of training, three forward passes a step "

@@ -52,6 +52,12 @@ class Run:
         return seed
 
     @property
+    def is_cifar10(self) -> bool:
+        """Whether its images are CIFAR-10's, of which there are several presets."""
+        data = self.config["data"]
+        return f"{data['name']} ".startswith("CIFAR-10 ") and (data["num_classes"], data["image_size"]) == (10, 32)
+
+    @property
     def continued(self) -> str:
         """How a finished run went on under another schedule, in words; empty for a straight one."""
         parts = self.result.get("continued", []) if self.result else []
