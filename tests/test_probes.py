@@ -1,4 +1,4 @@
-"""The probes: what each leaves behind for tiny runs, what it refuses, and the mathematics behind it."""
+"""The probes: what each leaves behind for tiny runs, and what it refuses."""
 
 import csv
 import shutil
@@ -9,19 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, call, composed, metrics, weights
+from helpers import TINY, call, composed
 from PIL import Image
 
 from vit_cnn import probe
-from vit_cnn.models.hybrid import Hybrid
-from vit_cnn.models.permuted import KINDS, Permuted, permutation
-from vit_cnn.models.size import count
-from vit_cnn.probes import agreement, patches, shift
-from vit_cnn.probes.cka import cka
-from vit_cnn.probes.conditions import SEVERITIES, corrupted
+from vit_cnn.models.permuted import KINDS
+from vit_cnn.probes import agreement, patches
+from vit_cnn.probes.conditions import SEVERITIES
 from vit_cnn.probes.corruptions import FAMILIES
 from vit_cnn.probes.hardest import hardest
-from vit_cnn.probes.intervals import Interval, difference, interval, only
+from vit_cnn.probes.intervals import Interval, interval
 from vit_cnn.probes.permutation import verdict_of
 from vit_cnn.run.looks import count_looks
 from vit_cnn.training.loop import train
@@ -215,179 +212,6 @@ def test_a_look_at_the_test_images_is_counted(runs: Path, probing: Probe) -> Non
     assert count_looks(Path("vit")) == before
     assert probing("shift", "vit", "cnn", "--images", 10, "--split", "test")[0] == 0
     assert count_looks(Path("vit")) == before + 1
-
-
-# The mathematics
-
-
-def test_kappa() -> None:
-    right = np.random.default_rng(0).random((2, 200_000)) < [[0.8], [0.6]]
-
-    def kappa(a: Any, b: Any) -> float:
-        return float(agreement.kappa(np.stack([a, b, a == b]).mean(axis=1)))
-
-    assert kappa(right[0], right[0]) == pytest.approx(1)
-    assert kappa(right[0], right[1]) == pytest.approx(0, abs=0.01)  # drawn independently
-    assert kappa(right[0], ~right[0]) < 0
-    both = np.arange(100) < np.array([[89], [77]])  # every mistake of the first is one of the second
-    assert kappa(*both) == pytest.approx(0.585, abs=0.001)
-    everything = np.ones(10, dtype=bool)
-    assert np.isnan(kappa(everything, everything))
-
-
-def test_intervals() -> None:
-    random = np.random.default_rng(0)
-    right = (random.random((1, 2000)) < 0.7).astype(float)
-    found = interval(only(0), [right])
-    assert found.value == right.mean()
-    assert found.high - found.low == pytest.approx(2 * 1.96 * (0.7 * 0.3 / 2000) ** 0.5, rel=0.15)
-    none = difference(only(0), [right], [right])
-    assert (none.value, none.low, none.high) == (0, 0, 0)  # the same images, drawn alike
-    seeds = [np.full((1, 4), value) for value in (0.5, 0.6, 0.7)]
-    over_seeds = interval(only(0), seeds)
-    assert over_seeds.value == pytest.approx(0.6)
-    assert over_seeds.high - over_seeds.value == pytest.approx(4.303 * 0.1 / 3**0.5, rel=1e-3)  # Student's t, 2 degrees
-    assert difference(only(0), seeds, [each + 0.5 for each in seeds]).choose("", "below", "") == "below"
-
-
-def test_shifts_are_shifts() -> None:
-    images = torch.arange(2 * 3 * 12 * 12).view(2, 3, 12, 12)
-    assert shift.shifted(images, down=0, right=0).equal(images)
-    moved = shift.shifted(images, down=3, right=-2)
-    assert moved[..., 3:, :-2].equal(images[..., :-3, 2:])
-    assert moved[..., 2, :-2].equal(images[..., 1, 2:])  # the border is mirrored at the first row, which moved to 3
-    assert len(list(shift.all_shifted(images))) == 1 + 8 * 4
-
-
-def test_squares_are_shuffled_dropped_and_occluded() -> None:
-    images = torch.arange(1, 1 + 2 * 3 * 8 * 8).view(2, 3, 8, 8).float()
-    mean = torch.zeros(3, 1, 1)
-
-    def changed(name: str, size: int) -> torch.Tensor:
-        return patches.CHANGES[name](images, size, mean, torch.Generator().manual_seed(0))
-
-    shuffled = changed("shuffled", 2)
-    assert shuffled.flatten(1).sort().values.equal(images.flatten(1))
-    assert not shuffled.equal(images)
-    corners = {tuple(square) for square in shuffled[0, 0].unfold(0, 2, 2).unfold(1, 2, 2).reshape(-1, 4).tolist()}
-    assert corners == {tuple(square) for square in images[0, 0].unfold(0, 2, 2).unfold(1, 2, 2).reshape(-1, 4).tolist()}
-    assert (changed("dropped", 2) == 0).float().mean() == 0.5
-    assert (changed("occluded", 4) == 0).sum(dim=(1, 2, 3)).tolist() == [3 * 16, 3 * 16]
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("channels", [1, 3])
-def test_corruptions_change_images_more_and_more(family: str, channels: int) -> None:
-    smooth = torch.nn.functional.interpolate(
-        torch.rand(4, channels, 8, 8, generator=torch.Generator().manual_seed(0)), scale_factor=4, mode="bilinear"
-    )
-    images = (255 * smooth).to(torch.uint8)
-    for name in FAMILIES[family]:
-        weakest, strongest = (corrupted(images, family, name, severity) for severity in (1, 5))
-        assert (weakest.dtype, weakest.shape) == (torch.uint8, images.shape)
-        assert corrupted(images, family, name, 1).equal(weakest)
-        little, much = ((each.float() - images).abs().mean() for each in (weakest, strongest))
-        assert 0 < much < 128, name
-        assert little < much or name == "elastic_transform", name  # whose severities are of different kinds
-
-
-def test_cka_of_a_layer_with_itself_is_1_whatever_its_directions() -> None:
-    generator = torch.Generator().manual_seed(0)
-    layer, other = torch.randn(2, 60, 40, generator=generator, dtype=torch.float64)
-    orthogonal = torch.linalg.qr(torch.randn(40, 40, generator=generator, dtype=torch.float64)).Q
-    gram, turned = layer @ layer.T, (3 * layer @ orthogonal) @ (3 * layer @ orthogonal).T
-    assert cka(gram, gram) == pytest.approx(1)
-    assert cka(gram, turned) == pytest.approx(1)
-    moved = layer + 5
-    assert cka(gram, moved @ moved.T) == pytest.approx(1)
-    assert abs(cka(gram, other @ other.T)) < 0.2  # unrelated, though there are nearly as many neurons as images
-
-
-# Permuted and hybrid networks
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_permutations_are_permutations(kind: str) -> None:
-    order = permutation(kind, 16, 12, np.random.default_rng(0))
-    assert sorted(order) == list(range(16 * 12))
-    by_patch = order.reshape(16, 12)
-    stays = (by_patch // 12 == np.arange(16)[:, None]).all()
-    together = all(len(set(patch // 12)) == 1 for patch in by_patch)
-    alike = len({tuple(patch % 12) for patch in by_patch}) == 1
-    expected = {
-        "nothing": (True, True, True),
-        "patches": (False, True, True),
-        "within": (True, True, False),
-        "everything": (False, False, False),
-    }
-    assert (stays, together, alike) == expected[kind]
-
-
-def test_permuted_moves_pixels_alone() -> None:
-    options = {"network": torch.nn.Identity(), "image_size": 8, "num_channels": 3, "patch_size": 4}
-    images = torch.rand(2, 3, 8, 8)
-    assert Permuted(**options, permute="nothing", permutation_seed=0)(images).equal(images)
-    permuted = Permuted(**options, permute="patches", permutation_seed=0)
-    assert permuted(images).flatten(1).sort().values.equal(images.flatten(1).sort().values)
-    assert permuted.state_dict().keys() == {"order"}
-    with pytest.raises(ValueError, match="permute=pixels must be one of nothing, patches, within, everything"):
-        Permuted(**options, permute="pixels", permutation_seed=0)
-
-
-def losses(folder: str) -> list[float]:
-    return [row["train/loss"] for row in metrics(folder) if "train/loss" in row]
-
-
-def test_a_vit_on_permuted_patches_trains_to_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The theorem: with the weights at the start permuted too, nothing but the names of numbers differs."""
-    from vit_cnn.training import state
-
-    build = state.build_network
-    vit = [option.replace("model.", "model.network.") for option in SMALL_VIT]
-    options = ["model=permuted_vit", *vit, "model.network.dropout=0", "trainer.log_every=1"]
-
-    def with_permuted_weights(model: Any, **others: Any) -> torch.nn.Module:
-        network = build(model, **others)
-        order = network.order.view(16, 3 * 64)
-        with torch.no_grad():
-            inside = network.network
-            inside.embed_patches.weight.copy_(inside.embed_patches.weight[:, order[0] % (3 * 64)])
-            inside.positions[1:] = inside.positions[1:][order[:, 0] // (3 * 64)]
-        return network
-
-    run(Path("plain"), *options, "model.permute=nothing")
-    run(Path("another_start"), *options, "model.permute=patches")
-    monkeypatch.setattr(state, "build_network", with_permuted_weights)
-    run(Path("same_start"), *options, "model.permute=patches")
-    run(Path("no_theorem"), *options, "model.permute=within")
-    assert losses("same_start") == pytest.approx(losses("plain"), rel=1e-5)
-    heads = [weights(folder)["network.head.weight"] for folder in ("same_start", "plain", "no_theorem")]
-    assert torch.allclose(heads[0], heads[1], atol=1e-4)
-    assert not torch.allclose(heads[2], heads[1], atol=1e-3)
-    assert losses("another_start") != pytest.approx(losses("plain"), rel=1e-3)
-    assert losses("no_theorem") != pytest.approx(losses("plain"), rel=1e-3)
-
-
-def test_the_hybrid_has_the_parameters_of_the_vit() -> None:
-    from vit_cnn.config.network import build_network
-
-    hybrid, vit = (
-        build_network(composed(f"model={name}", "data=digits", "trainer=cpu").model) for name in ("hybrid", "vit")
-    )
-    assert count(hybrid) == pytest.approx(count(vit), rel=0.01)
-    assert hybrid(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
-    with pytest.raises(ValueError, match="patch_size=6 must be 2, 4, 8 or another power of 2"):
-        Hybrid(network=vit, num_channels=3, patch_size=6)
-
-
-def test_the_hybrid_sees_across_patches() -> None:
-    hybrid = Hybrid(network=torch.nn.Identity(), num_channels=3, patch_size=4).eval()
-    images = torch.rand(1, 3, 16, 16)
-    changed = images.clone()
-    changed[:, :, 3, 3] += 1  # the last pixel of the first patch
-    difference = (hybrid(images) - hybrid(changed)).abs().sum(dim=(0, 1))
-    assert difference[4:8, 4:8].sum() > 0  # reaches the patch beyond its corner
-    assert difference[8:, 8:].sum() == 0
 
 
 # Data at fixed steps
