@@ -304,6 +304,10 @@ def test_the_theorem_is_judged_over_seeds() -> None:
         text = verdict_of(change, samples)
         assert f"({said})" in text
         assert text.endswith(f"Seeds: {seeds}.")
+        samples["ViT", "within"] = samples["CNN", "patches"][:1]  # fewer of another kind take nothing from it
+        text = verdict_of(change | {("ViT", "within"): Interval(-0.1, -0.2, -0.01)}, samples)
+        assert f"({said})" in text
+        assert "each patch within itself: ViT -10.0 points [-20.0, -1.0], seeds: 1. Seeds" in text
     for cnn, said in (
         (Interval(-0.2, -0.25, -0.15), "as predicted"),
         (Interval(-0.02, -0.03, -0.01), "against the prediction"),

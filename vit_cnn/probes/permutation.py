@@ -62,7 +62,7 @@ def probe(runs: list[Run], look: Look) -> Findings:
 def verdict_of(change: dict[tuple[str, str], Interval], samples: dict[tuple[str, str], Sample]) -> str:
     vit, cnn = change["ViT", "patches"], change["CNN", "patches"]
     wide = vit.low < -CLOSE or vit.high > CLOSE
-    seeds = min(len(sample) for sample in samples.values())
+    seeds = min(len(sample) for (_, kind), sample in samples.items() if kind in ("nothing", "patches"))
     said = vit.choose(
         "a contradiction", "a contradiction", "no contradiction, but too wide to confirm" if wide else "as predicted"
     )
@@ -72,9 +72,12 @@ def verdict_of(change: dict[tuple[str, str], Interval], samples: dict[tuple[str,
     text = f"Permuting patches changes the ViT's accuracy by {vit.points()}, where the theorem says 0 ({said}), "
     text += f"and the CNN's by {cnn.points()} ({against})"
     for kind, named in KINDS.items():
-        found = [f"{network} {change[network, kind].points()}" for network in NETWORKS if (network, kind) in change]
-        if kind in ("within", "everything") and found:
-            text += f"; permuting {named}: {', '.join(found)}"
+        found = [
+            f"{network} {change[network, kind].points()}, seeds: {len(samples[network, kind])}"
+            for network in NETWORKS
+            if (network, kind) in change and kind in ("within", "everything")
+        ]
+        text += f"; permuting {named}: {'; '.join(found)}" if found else ""
     return f"{text}. Seeds: {seeds}."
 
 
