@@ -107,5 +107,5 @@ def flops_per_update(model: nn.Module, optimizer: str) -> int:
     """Operations of one update: Muon makes that of every hidden matrix orthogonal, others do nothing of that size."""
     if optimizer != "muon":
         return 0
-    sides = [sorted(matrix.shape) for matrix in hidden_matrices(model)]
+    sides = [sorted(matrix.shape) for matrix in hidden_matrices(model) if matrix.requires_grad]
     return MUON_ITERATIONS * sum(4 * n**2 * m + 2 * n**3 for n, m in sides)

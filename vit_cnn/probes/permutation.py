@@ -71,13 +71,13 @@ def verdict_of(change: dict[tuple[str, str], Interval], samples: dict[tuple[str,
     against = "as predicted" if cnn.high <= -MUCH else "against the prediction" if cnn.low > -MUCH else "unclear"
     text = f"Permuting patches changes the ViT's accuracy by {vit.points()}, where the theorem says 0 ({said}), "
     text += f"and the CNN's by {cnn.points()} ({against})"
-    for kind, named in KINDS.items():
+    for kind in ("within", "everything"):
         found = [
             f"{network} {change[network, kind].points()}, seeds: {len(samples[network, kind])}"
             for network in NETWORKS
-            if (network, kind) in change and kind in ("within", "everything")
+            if (network, kind) in change
         ]
-        text += f"; permuting {named}: {'; '.join(found)}" if found else ""
+        text += f"; permuting {KINDS[kind]}: {'; '.join(found)}" if found else ""
     return f"{text}. Seeds: {seeds}."
 
 
