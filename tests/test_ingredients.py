@@ -21,7 +21,7 @@ from vit_cnn.models.size import flops_per_update
 from vit_cnn.models.vit import resized_positions, some_patches
 from vit_cnn.report.results import step_flops
 from vit_cnn.training.ema import WeightAverage
-from vit_cnn.training.optim import build_optimizer
+from vit_cnn.training.optim import build_optimizer, set_learning_rate
 
 
 def test_stochastic_depth_leaves_out_whole_images() -> None:
@@ -171,12 +171,25 @@ def weights_of_start(options: list[str]) -> dict[str, Tensor]:
     return ViT(**{key: value for key, value in cfg.model.items() if key != "_target_"}).state_dict()
 
 
-def test_muon_is_refused_in_a_captured_step(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    bf16 = "trainer.precision=bf16"
-    with pytest.raises(Refused, match="adamw or sgd: PyTorch's muon waits for the device"):
-        composed("trainer=gpu", bf16, "trainer.cuda_graph=true", "recipe.optimizer.name=muon")
+def test_muon_with_its_rate_on_the_device_makes_the_same_step() -> None:
+    """As a captured step needs it: not the number of the capture, but that of each replay."""
+    recipe = composed("trainer=cpu", "recipe.optimizer.name=muon", "recipe.optimizer.weight_decay=0.5").recipe.optimizer
+    nets = []
+    for on_device in (False, True):
+        torch.manual_seed(0)
+        nets.append(vit := ViT(**{**VIT, "num_layers": 1}))
+        optimizer = build_optimizer(vit, recipe)
+        if on_device:
+            for group in optimizer.param_groups:
+                group["lr"] = torch.tensor(group["lr"])
+        for rate in (3e-2, 1e-2):
+            set_learning_rate(optimizer, rate)
+            for parameter in vit.parameters():
+                parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+        assert all(isinstance(group["lr"], Tensor) == on_device for group in optimizer.param_groups)
+    for one, other in zip(*(net.parameters() for net in nets), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 def test_the_average_follows_the_weights() -> None:

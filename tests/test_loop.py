@@ -219,8 +219,10 @@ def test_cuda(model: str, options: list[str]) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("model", ["vit", "cnn"])
-def test_a_captured_step_learns_what_a_plain_one_learns(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("model, optimizer", [("vit", "adamw"), ("cnn", "adamw"), ("vit", "muon")])
+def test_a_captured_step_learns_what_a_plain_one_learns(
+    model: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Other images, another learning rate and other random numbers reach each replay: the losses are the same."""
     monkeypatch.setattr(torch.backends.cudnn, "deterministic", True)  # AdamW's first steps magnify what rounding does
     losses = {}
@@ -228,7 +230,7 @@ def test_a_captured_step_learns_what_a_plain_one_learns(model: str, monkeypatch:
         Path(captured).mkdir()
         cfg = composed(f"model={model}", "data=digits", "max_steps=30", "recipe.epochs=2", "recipe=modern",
                        "trainer=gpu", "trainer.precision=fp32", "trainer.log_every=1",
-                       f"trainer.cuda_graph={captured}")  # fmt: skip
+                       f"recipe.optimizer.name={optimizer}", f"trainer.cuda_graph={captured}")  # fmt: skip
         train(cfg, Path(captured))
         lines = [line for line in metrics(captured) if "train/loss" in line]
         losses[captured] = [line["train/loss"] for line in lines]

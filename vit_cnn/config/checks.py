@@ -169,7 +169,3 @@ def check_device(cfg: DictConfig) -> None:
             raise Refused(f"trainer.cuda_graph=true needs trainer=gpu, not trainer.device={cfg.trainer.device}")
         if precision_of(cfg.trainer.precision) == "fp16":
             raise Refused("trainer.cuda_graph=true needs trainer.precision=bf16 or fp32: fp16 waits for the device")
-        if cfg.recipe.optimizer.name == "muon":
-            raise Refused(
-                "trainer.cuda_graph=true needs recipe.optimizer.name=adamw or sgd: PyTorch's muon waits for the device"
-            )

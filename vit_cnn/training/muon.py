@@ -44,9 +44,29 @@ class MuonAndAdamW(torch.optim.Optimizer):
     def state(self) -> dict[Tensor, Any]:  # type: ignore[override]
         return {**self.muon.state, **self.adamw.state}
 
+    @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
-        self.muon.step()
+        groups = self.muon.param_groups
+        rates = [group["lr"] for group in groups]
+        if isinstance(rates[0], Tensor):
+            self.step_on_device(groups, rates)
+        else:
+            self.muon.step()
         self.adamw.step()
+
+    def step_on_device(self, groups: list[dict[str, Any]], rates: list[Tensor]) -> None:
+        """Muon reads its learning rate on the host, which would wait for the device and could not be captured.
+
+        But its step is in proportion to the rate: it makes one at a rate of 1, and of this way a share is gone.
+        """
+        before = [[matrix.clone() for matrix in group["params"]] for group in groups]
+        for group in groups:
+            group["lr"] = 1.0
+        self.muon.step()
+        for group, rate, starts in zip(groups, rates, before, strict=True):
+            group["lr"] = rate
+            for matrix, start in zip(group["params"], starts, strict=True):
+                matrix.copy_(start.lerp(matrix, rate))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.muon.zero_grad(set_to_none)
