@@ -132,6 +132,8 @@ def change(folder: Path, **changes: Any) -> None:
 def test_what_can_change_a_figure_is_in_the_label(runs: Path, changes: dict[str, Any]) -> None:
     change(runs / "vit4", **changes)
     assert len({each.label for each in label_runs(find_runs([runs])) if each.model == "ViT"}) == 2
+    probed = label_runs(find_runs([runs]), machines=False)  # which ask what was learned, and not how fast
+    assert len({each.label for each in probed if each.model == "ViT"}) == (1 if "device" in changes else 2)
 
 
 def test_equal_seeds_of_equal_settings_are_one_observation(runs: Path) -> None:

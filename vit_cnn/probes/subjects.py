@@ -53,14 +53,14 @@ class Images:
 
 
 def grouped(runs: list[Run]) -> Groups:
-    """Runs by label, each seed once.
+    """Runs by label, each seed once. On which machine they learned what they know does not matter here.
 
     Raises:
         Refused: one is not finished, or they cannot be compared; names it.
     """
     check_finished(runs)
     check_same_data(runs)
-    return by_label(once_per_seed(label_runs(runs))[0])
+    return by_label(once_per_seed(label_runs(runs, machines=False))[0])
 
 
 def check_finished(runs: list[Run]) -> None:

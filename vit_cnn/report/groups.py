@@ -18,16 +18,19 @@ HARMLESS = (
 RECIPE = "recipe.name"
 
 
-def label_runs(runs: list[Run]) -> list[Run]:
+def label_runs(runs: list[Run], *, machines: bool = True) -> list[Run]:
     """Give each run a label: its model, and the settings and machines in which the runs of that model differ.
 
     Where they have several recipes, a recipe's name stands for its values, and for the network's settings that go with
     it: of these only what differs within a recipe is named.
+
+    Args:
+        machines: whether runs on different machines are told apart, as is right where their seconds are looked at.
     """
     labelled = []
     for run in runs:
-        mine = settings_of(run)
-        same_model = [settings_of(other) for other in runs if other.model == run.model]
+        mine = settings_of(run, machines=machines)
+        same_model = [settings_of(other, machines=machines) for other in runs if other.model == run.model]
         same_recipe = [other for other in same_model if other.get(RECIPE) == mine.get(RECIPE)]
         different = []
         for key in sorted(mine):
@@ -45,11 +48,12 @@ def short(key: str) -> str:
     return key.removesuffix(".name").rpartition(".")[2]
 
 
-def settings_of(run: Run) -> dict[str, Any]:
+def settings_of(run: Run, *, machines: bool = True) -> dict[str, Any]:
     """What can change a run's figures: its config, the machine (known once it has finished) and how it went on."""
     found = {key: value for key, value in flat(run.config).items() if not key.startswith(HARMLESS)}
-    if run.result:
+    if run.result and machines:
         found["device"] = device_of(run.result)
+    if run.result:
         found["continued"] = run.continued
     return found
 
