@@ -350,13 +350,13 @@ def test_in_a_browser(runs: Path) -> None:
 
 def test_the_first_figure_of_the_readme(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     """Drawn from the points that are kept in the lab book."""
-    kept = Path(__file__).parent.parent / "experiments" / "deck" / "curves.csv"
+    kept = Path(__file__).parent.parent / "experiments" / "close_the_gap" / "recipes_curves.csv"
     Path("curves.csv").write_text(kept.read_text())
     code, printed = call(deck.main, ["curves.csv"], monkeypatch, capfd)
     assert code == 0, printed
     assert Path("accuracy.png").stat().st_size > 10_000
     texts = [text.get_text() for text in deck.accuracy(curves.read_csv(kept)["val/acc"]).axes[0].texts]
-    assert {"ours: CNN, 180 epochs, n = 1", "ours: ViT, 180 epochs, n = 1"} <= set(texts)
-    assert "the deck's ViT, 77% test" in texts
+    assert {"ours: CNN deck, 180 epochs, n = 1", "ours: ViT strong, 200 epochs, n = 1"} <= set(texts)
+    assert "the deck's ViT,\n77% test" in texts
     code, printed = call(deck.main, ["nothing.csv"], monkeypatch, capfd)
     assert (code, "nothing.csv cannot be read as curves" in printed) == (2, True)

@@ -1,6 +1,7 @@
 """The README's first figure: validation accuracy over the epochs, with the deck's figures as lines.
 
-``python -m vit_cnn.report.deck experiments/deck/curves.csv``, the points that a report of such runs has written.
+``python -m vit_cnn.report.deck experiments/close_the_gap/recipes_curves.csv``, the points that a report of such runs
+has written.
 """
 
 import argparse
@@ -16,24 +17,26 @@ from vit_cnn.report.curves import Curve, read_csv
 
 
 def accuracy(curves: dict[str, Curve]) -> Figure:
-    """Validation accuracy by label, over the deck's 180 epochs; names stand at the curves' ends and on the lines."""
-    figure = Figure(figsize=(7, 3.2), layout="constrained")
+    """Validation accuracy by label over the epochs; names stand at the curves' ends and on the lines."""
+    figure = Figure(figsize=(7.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
-    colours = colours_of(list(dict.fromkeys([*DECK, *curves])))
+    colours = colours_of(list(DECK)) | colours_of(list(curves))
+    end = max(curve.x["epochs"][-1] for curve in curves.values())
     for network, figures in DECK.items():
         axes.axhline(figures["test/acc"], color=colours[network], linestyle=":", linewidth=1.2)
-        said = f"the deck's {network}, {figures['test/acc']:.0%} test"
-        axes.text(180, figures["test/acc"] + 0.004, said, ha="right", va="bottom", fontsize=9, color=colours[network])
+        said = f"the deck's {network},\n{figures['test/acc']:.0%} test"
+        axes.annotate(said, (end, figures["test/acc"]), (4, 0), textcoords="offset points", va="center", fontsize=9,
+                      color=colours[network], annotation_clip=False)  # fmt: skip
     for label, curve in curves.items():
         epochs, colour = curve.x["epochs"], colours[label]
         axes.plot(epochs, curve.mean, color=colour, linewidth=1.6)
         axes.fill_between(epochs, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
-        end = f"ours: {label}, {epochs[-1]:.0f} epochs, n = {curve.seeds}"
-        side = "left" if epochs[-1] < 90 else "right"
-        axes.annotate(end, (epochs[-1], curve.mean[-1]), (0, -8), textcoords="offset points", ha=side, va="top",
-                      fontsize=9, color=colour)  # fmt: skip
-    axes.set_xlim(0, 180)
-    axes.set_ylim(0.5, 0.95)
+        is_above = curve.mean[-1] > DECK[label.split()[0]]["test/acc"]  # where the line leaves room
+        name = f"ours: {label}, {epochs[-1]:.0f} epochs, n = {curve.seeds}"
+        axes.annotate(name, (epochs[-1], curve.mean[-1]), (0, 2 if is_above else -4), textcoords="offset points",
+                      ha="right", va="bottom" if is_above else "top", fontsize=9, color=colour)  # fmt: skip
+    axes.set_xlim(0, end)
+    axes.set_ylim(0.5, 0.98)
     axes.set_xlabel("epochs")
     axes.set_ylabel("validation accuracy")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
