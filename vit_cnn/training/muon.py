@@ -57,7 +57,8 @@ class MuonAndAdamW(torch.optim.Optimizer):
     def step_on_device(self, groups: list[dict[str, Any]], rates: list[Tensor]) -> None:
         """Muon reads its learning rate on the host, which would wait for the device and could not be captured.
 
-        But its step is in proportion to the rate: it makes one at a rate of 1, and of this way a share is gone.
+        But its step is in proportion to the rate. So Muon makes the step of rate 1, and the matrices go as much of
+        that way as the rate says.
         """
         before = [[matrix.clone() for matrix in group["params"]] for group in groups]
         for group in groups:
