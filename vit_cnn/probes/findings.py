@@ -38,11 +38,12 @@ class Findings:
 
 
 def draw_lines(axes: Axes, x: Sequence[float], lines: dict[str, list[Interval]], colours: dict[str, str]) -> None:
-    """A line with its interval for each label, and the label at its end."""
+    """A line with its interval for each label, from 0 upwards, and the label at its end."""
     for label, line in lines.items():
         colour, values = colours[label], [each.value for each in line]
         axes.plot(x, values, color=colour, marker="o", markersize=4)
         axes.fill_between(x, [each.low for each in line], [each.high for each in line], color=colour, alpha=0.18, lw=0)
+    axes.set_ylim(bottom=0)  # before the names, whose distance depends on it
     name_ends(axes, {label: (x[-1], line[-1].value) for label, line in lines.items()}, colours)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -86,7 +86,6 @@ def draw(curves: dict[str, dict[str, list[Interval]]], sizes: list[int]) -> Figu
         axes.set_title(titles[what], fontsize=11)
         axes.set_xlabel("side of a square, pixels")
         axes.set_xticks(sizes, [str(size) for size in sizes])
-        axes.set_ylim(bottom=0)
         in_percent(axes)
     figure.axes[0].set_ylabel("accuracy, share of that on clean images")
     return figure

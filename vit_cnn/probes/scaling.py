@@ -95,7 +95,6 @@ def draw(sizes: list[int], curves: dict[str, list[Interval]], samples: dict[str,
     draw_lines(axes, sizes, curves, colours)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes], rotation=45)
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
     axes.set_xlabel("different training images, at the same number of steps")
     axes.set_ylabel("error")
     axes.set_title("Who gains more from more images? Dashed: fitted power laws", fontsize=11)

@@ -106,6 +106,5 @@ def draw(curves: dict[str, dict[str, list[Interval]]]) -> Figure:
         axes.set_xlabel("the image moves by, pixels")
         axes.set_ylabel("share of images")
         axes.set_xticks(range(FURTHEST + 1))
-        axes.set_ylim(bottom=0)
         in_percent(axes)
     return figure
