@@ -358,5 +358,7 @@ def test_the_first_figure_of_the_readme(monkeypatch: pytest.MonkeyPatch, capfd: 
     texts = [text.get_text() for text in deck.accuracy(curves.read_csv(kept)["val/acc"]).axes[0].texts]
     assert {"ours: CNN deck, 180 epochs, n = 1", "ours: ViT strong, 200 epochs, n = 1"} <= set(texts)
     assert "the deck's ViT,\n77% test" in texts
+    other = {"Hybrid": curves.read_csv(kept)["val/acc"]["ViT deck"]}  # of which the deck knows nothing
+    assert any("Hybrid" in text.get_text() for text in deck.accuracy(other).axes[0].texts)
     code, printed = call(deck.main, ["nothing.csv"], monkeypatch, capfd)
     assert (code, "nothing.csv cannot be read as curves" in printed) == (2, True)

@@ -31,7 +31,8 @@ def accuracy(curves: dict[str, Curve]) -> Figure:
         epochs, colour = curve.x["epochs"], colours[label]
         axes.plot(epochs, curve.mean, color=colour, linewidth=1.6)
         axes.fill_between(epochs, curve.low, curve.high, color=colour, alpha=0.2, linewidth=0)
-        is_above = curve.mean[-1] > DECK[label.split()[0]]["test/acc"]  # where the line leaves room
+        line = DECK.get(label.split()[0])
+        is_above = line is None or curve.mean[-1] > line["test/acc"]  # where the line leaves room
         name = f"ours: {label}, {epochs[-1]:.0f} epochs, n = {curve.seeds}"
         axes.annotate(name, (epochs[-1], curve.mean[-1]), (0, 2 if is_above else -4), textcoords="offset points",
                       ha="right", va="bottom" if is_above else "top", fontsize=9, color=colour)  # fmt: skip
