@@ -99,6 +99,14 @@ def test_few_mistakes_have_an_interval_all_the_same() -> None:
     assert np.isnan(interval(agreement.kappa, [np.ones((3, 100))]).low)
 
 
+def test_a_seed_that_was_run_twice_counts_once(runs: Path, probing: Probe) -> None:
+    shutil.copytree(runs / "vit3", "again")
+    code, printed = probing("agreement", runs, "again")
+    assert code == 0
+    assert "again repeats seed 3 of " in printed or f"{runs / 'vit3'} repeats seed 3 of again" in printed
+    assert len(table("agreement")) == 3
+
+
 def test_agreement_needs_no_images(runs: Path, probing: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     def gone() -> None:
         raise OSError
@@ -292,6 +300,10 @@ def test_hybrid(runs: Path, probing: Probe) -> None:
     said = check_files("hybrid", printed)
     assert "the hybrid is " in said
     assert [row["network"] for row in table("hybrid")] == ["ViT", "Hybrid", "CNN"]
+    before = table("hybrid")
+    shutil.copytree("hybrid", "twice")
+    code, printed = probing("hybrid", runs, "hybrid", "twice")
+    assert (code, "twice repeats seed 3 of hybrid and is not counted." in printed, table("hybrid")) == (0, True, before)
     run(Path("otherwise"), "model=hybrid", *small, "recipe.label_smoothing=0.1")
     code, printed = probing("hybrid", runs, "otherwise")
     assert (code, "recipe.label_smoothing is 0.1 and 0.0" in printed) == (2, True)

@@ -16,7 +16,7 @@ from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_rows
 from vit_cnn.probes.intervals import Interval, difference, interval, only
 from vit_cnn.probes.settings import check_trained_alike, rights
-from vit_cnn.probes.subjects import Look, check_finished
+from vit_cnn.probes.subjects import Look, check_finished, once
 from vit_cnn.report.colours import colours_of
 from vit_cnn.report.groups import check_same_data
 from vit_cnn.run.reading import Run
@@ -28,18 +28,18 @@ def probe(runs: list[Run], look: Look) -> Findings:
     check_finished(runs)
     check_same_data(runs)
     check_trained_alike(runs)
-    groups: dict[str, dict[int, Run]] = {}
-    for run in runs:
-        groups.setdefault(run.model, {}).setdefault(run.seed, run)
+    groups: dict[str, list[Run]] = {}
+    for run in once(runs, lambda run: (run.model, run.seed)).values():
+        groups.setdefault(run.model, []).append(run)
     for network in NETWORKS:
         if network not in groups:
             raise Refused(f"{runs[0].folder} and the others: none is of the {network}; experiment=hybrid trains it")
-    samples = {network: rights(list(groups[network].values()), look) for network in NETWORKS}
+    samples = {network: rights(groups[network], look) for network in NETWORKS}
     found = {network: interval(only(0), sample) for network, sample in samples.items()}
     rows = []
     for network, each in found.items():
         more = difference(only(0), samples[network], samples["ViT"])
-        result = next(iter(groups[network].values())).result or {}
+        result = groups[network][0].result or {}
         about = {"network": network, "parameters": result["params"], "seeds": len(samples[network])}
         rows.append(
             {**about, "images": samples[network][0].shape[1], **each.cells("accuracy"), **more.cells("above_vit")}

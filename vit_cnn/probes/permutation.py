@@ -21,7 +21,7 @@ from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_rows
 from vit_cnn.probes.intervals import FEWEST_SEEDS, Interval, Sample, difference, interval, only
 from vit_cnn.probes.settings import NETWORKS, check_trained_alike, inner_network, permutation_of, rights
-from vit_cnn.probes.subjects import Look, check_finished
+from vit_cnn.probes.subjects import Look, check_finished, once
 from vit_cnn.report.colours import colours_of
 from vit_cnn.report.groups import check_same_data
 from vit_cnn.run.reading import Run
@@ -40,14 +40,14 @@ def probe(runs: list[Run], look: Look) -> Findings:
     check_finished(runs)
     check_same_data(runs)
     check_trained_alike(runs)
-    groups: dict[tuple[str, str], dict[int, Run]] = {}
-    for run in runs:
-        groups.setdefault((inner_network(run), permutation_of(run)), {}).setdefault(run.seed, run)
+    groups: dict[tuple[str, str], list[Run]] = {}
+    for (network, kind, _), run in once(runs, lambda run: (inner_network(run), permutation_of(run), run.seed)).items():
+        groups.setdefault((network, kind), []).append(run)
     for network in NETWORKS:
         for kind in ("nothing", "patches"):
             if (network, kind) not in groups:
                 raise Refused(f"{runs[0].folder} and the others: none is of the {network} with permute={kind}")
-    samples = {names: rights(list(group.values()), look) for names, group in groups.items()}
+    samples = {names: rights(group, look) for names, group in groups.items()}
     rows, change = [], {}
     shown: dict[str, dict[str, Interval]] = {}
     for (network, kind), sample in sorted(samples.items(), key=lambda item: list(KINDS).index(item[0][1])):

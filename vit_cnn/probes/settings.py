@@ -6,7 +6,7 @@ from vit_cnn.config.schema import flat
 from vit_cnn.config.target import network_name
 from vit_cnn.errors import Refused
 from vit_cnn.probes.intervals import Array, Sample
-from vit_cnn.probes.subjects import Look
+from vit_cnn.probes.subjects import Look, once
 from vit_cnn.report.groups import check_same_data
 from vit_cnn.report.results import right
 from vit_cnn.run.reading import Run
@@ -72,16 +72,19 @@ def same(first: Array, second: Array) -> bool:
     return len(first) == len(second) and bool((first == second).all())
 
 
+def training_images(run: Run) -> int:
+    assert run.result
+    number: int = run.result["data"]["train"]
+    return number
+
+
 def by_size(runs: list[Run]) -> tuple[list[int], dict[str, list[list[Run]]]]:
     """The numbers of training images, and for each network and seed a run of each number.
 
     Raises:
         Refused: one is missing, or a run differs from the others in more than this.
     """
-    found: dict[tuple[str, int, int], Run] = {}
-    for run in runs:
-        assert run.result
-        found.setdefault((run.model, run.seed, run.result["data"]["train"]), run)
+    found = once(runs, lambda run: (run.model, run.seed, training_images(run)))
     sizes = sorted({size for _, _, size in found})
     seeds = sorted({seed for _, seed, _ in found})
     if len(sizes) < 2:

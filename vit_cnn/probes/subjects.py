@@ -1,22 +1,25 @@
 """What a probe looks at: finished runs, their networks, and some of their images."""
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vit_cnn.console import console
 from vit_cnn.data import evenly
 from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Refused
-from vit_cnn.report.groups import by_label, check_same_data, label_runs, once_per_seed
+from vit_cnn.report.groups import by_label, check_same_data, label_runs
 from vit_cnn.run.reading import Run
 from vit_cnn.run.trained import TrainedRun, load_images, load_run
 
 Array = np.ndarray[Any, Any]
 Groups = dict[str, list[Run]]  # by label; the seeds of each
+
+Key = TypeVar("Key", bound=Hashable)
 
 BATCH_SIZE = 250
 
@@ -60,7 +63,18 @@ def grouped(runs: list[Run]) -> Groups:
     """
     check_finished(runs)
     check_same_data(runs)
-    return by_label(once_per_seed(label_runs(runs, machines=False))[0])
+    runs = label_runs(runs, machines=False)
+    return by_label(list(once(runs, lambda run: (run.label, run.seed)).values()))
+
+
+def once(runs: list[Run], key: Callable[[Run], Key]) -> dict[Key, Run]:
+    """The first run of each key, which tells settings and seed: repeats are no further observation, and are named."""
+    counted: dict[Key, Run] = {}
+    for run in runs:
+        first = counted.setdefault(key(run), run)
+        if first is not run:
+            console.print(f"{run.folder} repeats seed {run.seed} of {first.folder} and is not counted.")
+    return counted
 
 
 def check_finished(runs: list[Run]) -> None:
