@@ -136,6 +136,12 @@ def test_the_trainer_is_chosen_without_raising(monkeypatch: pytest.MonkeyPatch) 
     assert config.resolvers.auto_trainer() == "cpu"
 
 
+def test_the_name_of_a_folder_fits_a_file_system() -> None:
+    names = [config.resolvers.file_name(text) for text in ("数" * 130, "数" * 131)]
+    assert all(len(name.encode()) < 255 for name in names)
+    assert names[0] != names[1]
+
+
 def test_a_network_of_the_wrong_shape_is_refused(command: Command) -> None:
     code, printed = command("data=digits", "trainer=cpu", "model.num_classes=7")
     assert code == 2

@@ -1,6 +1,7 @@
 """A bit that a disk has flipped is told, and costs at most what came after the checkpoint before."""
 
 import random
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from test_resume import assert_same_run
 
 from vit_cnn.errors import Refused, Stopped
 from vit_cnn.run import checkpoint
-from vit_cnn.training.state import State
+from vit_cnn.training.state import State, progress_in
 
 
 def flip(path: Path, position: int) -> None:
@@ -93,6 +94,42 @@ def test_a_kill_before_the_last_best_weights_are_written(monkeypatch: pytest.Mon
     assert checkpoint.load(Path("parts/last.pt"))["progress"]["step"] == 10
     run("parts")
     assert_same_run("whole", "parts")
+
+
+def test_a_run_that_has_lost_its_checkpoint_loses_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("whole")
+    Path("whole/last.pt").unlink()
+    before = {path: path.read_bytes() for path in Path("whole").iterdir() if path.is_file()}
+    with pytest.raises(Refused, match=r"^whole has lost its last\.pt and cannot go on; init=whole begins"):
+        run("whole")
+    assert {path: path.read_bytes() for path in Path("whole").iterdir() if path.is_file()} == before
+    for step in (3, 6):
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            with pytest.raises(Stopped):
+                run("parts")
+    Path("parts/last.pt").unlink()  # the one before it is still there
+    Path("whole/result.json").unlink()
+    Path("whole/best.pt").unlink()
+    run("whole")
+    run("parts")
+    assert_same_run("whole", "parts")
+
+
+def test_damage_that_no_reader_has_words_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    run("run", "max_steps=2")
+    monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda archive: raised(EOFError()))
+    with pytest.raises(Refused, match=r"run/best\.pt is damaged: EOFError$"):
+        checkpoint.load(Path("run/best.pt"))
+
+
+def raised(error: Exception) -> None:
+    raise error
+
+
+def test_a_checkpoint_of_a_later_version_is_refused_in_a_line() -> None:
+    with pytest.raises(Refused, match="which keeps mood in it"):
+        progress_in({"progress": {"step": 1, "mood": 1}})
 
 
 def test_where_both_are_damaged_nothing_starts(monkeypatch: pytest.MonkeyPatch) -> None:

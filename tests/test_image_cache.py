@@ -71,6 +71,19 @@ def test_a_cache_that_cannot_be_written_costs_nothing_else(
     assert "data.cache" in caplog.text
 
 
+def test_an_old_cache_that_cannot_be_removed_costs_nothing_else(
+    image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, missing_ok: bool = False) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    read(image_tree, tmp_path / "c")
+    next((image_tree / "train").rglob("*.png")).touch()
+    monkeypatch.setattr(Path, "unlink", refused)
+    assert len(read(image_tree, tmp_path / "c").images["train"]) == 40
+    assert len(list((tmp_path / "c").iterdir())) == 2
+
+
 def test_a_full_disk_leaves_no_half_cache(
     image_tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

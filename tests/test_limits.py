@@ -150,6 +150,16 @@ def test_a_read_only_run_folder(monkeypatch: pytest.MonkeyPatch, small_disk: Pat
     assert printed == f"error: {small_disk}/report: Read-only file system\n"
 
 
+def test_a_place_that_cannot_be_written_is_told_in_a_line(command: Command, monkeypatch: Any, capfd: Any) -> None:
+    run("run", "max_steps=2")
+    Path("taken").write_text("a file")
+    Path("full").mkdir()
+    Path("full/runs.csv").symlink_to("/dev/full")
+    for out, said in ("taken", "taken: File exists"), ("full", "the disk is full: No space left on device"):
+        code, printed = call(report.main, ["run", "--out", out], monkeypatch, capfd)
+        assert (code, printed.splitlines()[-1]) == (1, f"error: {said}")
+
+
 @pytest.mark.parametrize("name", ["metrics.jsonl", "status.json", ".hydra"])
 def test_a_disk_that_is_broken_is_told_in_a_line(name: str, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: Any, *arguments: Any, **options: Any) -> Any:

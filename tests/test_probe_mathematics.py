@@ -28,6 +28,17 @@ def test_kappa() -> None:
     assert np.isnan(kappa(everything, everything))
 
 
+def test_what_accuracies_allow_is_a_mean_over_pairs() -> None:
+    """Where every mistake is shared, κ is all that the accuracies allow, also over pairs that differ."""
+    accuracies = (0.76, 0.916), (0.88, 0.942), (0.5, 0.9)
+    pairs = [np.arange(1000) < 1000 * np.array(each)[:, None] for each in accuracies]
+    samples = [np.stack([a, b, a == b]).astype(float) for a, b in pairs]
+    highest = np.mean([float(agreement.kappa(sample.mean(axis=1))) for sample in samples])
+    text = agreement.verdict_of({"networks": np.concatenate(samples), "seeds": samples[0]})
+    assert f"their accuracies alone allow κ up to {highest:.2f}" in text
+    assert f"two networks κ = {highest:.2f}" in text
+
+
 def test_intervals() -> None:
     random = np.random.default_rng(0)
     right = (random.random((1, 2000)) < 0.7).astype(float)

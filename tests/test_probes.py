@@ -13,14 +13,17 @@ from helpers import TINY, call, composed
 from PIL import Image
 
 from vit_cnn import probe
+from vit_cnn.errors import Refused
 from vit_cnn.models.permuted import KINDS
-from vit_cnn.probes import agreement, patches
+from vit_cnn.probes import agreement, conditions, patches
 from vit_cnn.probes.conditions import SEVERITIES
 from vit_cnn.probes.corruptions import FAMILIES
 from vit_cnn.probes.hardest import hardest
 from vit_cnn.probes.intervals import Interval, interval
 from vit_cnn.probes.permutation import verdict_of
+from vit_cnn.probes.subjects import Look
 from vit_cnn.run.looks import count_looks
+from vit_cnn.run.reading import find_runs
 from vit_cnn.training.loop import train
 
 Probe = Callable[..., tuple[int, str]]
@@ -81,6 +84,9 @@ def test_agreement(runs: Path, probing: Probe) -> None:
         assert float(row["kappa_low"]) <= float(row["kappa"]) <= float(row["kappa_high"])
         assert float(row["kappa"]) <= float(row["kappa_at_most"]) + 1e-9
     assert "their accuracies alone allow κ up to " in said
+    figure = agreement.probe(find_runs([runs]), Look(split="val", images=10, device="cpu")).figure
+    taken = [axes.get_title().split(",\ntaken for ") for axes in figure.axes if "taken for" in axes.get_title()]
+    assert taken and all(truth != said for truth, said in taken)
 
 
 def test_the_hardest_images_come_from_all_over_the_list() -> None:
@@ -150,6 +156,17 @@ def test_corruption(runs: Path, probing: Probe) -> None:
     assert said.endswith("Images: made here.")
     assert all(f"{family} ViT" in said for family in FAMILIES)
     assert len(table("corruption")) == 2 * SEVERITIES * 12
+
+
+def test_a_benchmark_without_labels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIT_CNN_DATA", str(tmp_path / "data"))
+    (tmp_path / "data" / "CIFAR-10-C").mkdir(parents=True)
+    (tmp_path / "data" / "CIFAR-10-C" / "fog.npy").write_bytes(b"damaged")
+    with pytest.raises(Refused, match=r"CIFAR-10-C/labels\.npy cannot be read: .*No such file"):
+        conditions.cifar10_c(10)
+    np.save(tmp_path / "data" / "CIFAR-10-C" / "labels.npy", np.zeros(50))
+    with pytest.raises(Refused, match=r"CIFAR-10-C/fog\.npy cannot be read"):
+        conditions.cifar10_c(10)[0].make()
 
 
 def test_inside(runs: Path, probing: Probe) -> None:
@@ -256,7 +273,9 @@ def test_a_share_without_images_of_a_class_is_refused(command: Callable[..., tup
 
 def test_permutation(probing: Probe) -> None:
     for network in ("vit", "cnn"):
-        small = [each.replace("model.", "model.network.") for each in SMALL_VIT] if network == "vit" else []
+        small = ["model.patch_size=8"]  # of both
+        if network == "vit":
+            small = [each.replace("model.", "model.network.") for each in SMALL_VIT]
         for kind in KINDS:
             run(
                 Path("runs") / network / kind,
@@ -273,6 +292,16 @@ def test_permutation(probing: Probe) -> None:
     rows = table("permutation")
     assert len(rows) == 8
     assert {row["change"] for row in rows if row["permuted"] == "nothing"} == {"0.0"}
+    run(
+        Path("runs/other"),
+        "model=permuted_cnn",
+        "model.patch_size=8",
+        "model.permute=patches",
+        "model.permutation_seed=1",
+        "max_steps=6",
+    )
+    code, printed = probing("permutation", "runs")
+    assert (code, "model.permutation_seed is " in printed) == (2, True)
 
 
 def test_scaling(probing: Probe) -> None:
@@ -304,6 +333,11 @@ def test_hybrid(runs: Path, probing: Probe) -> None:
     shutil.copytree("hybrid", "twice")
     code, printed = probing("hybrid", runs, "hybrid", "twice")
     assert (code, "twice repeats seed 3 of hybrid and is not counted." in printed, table("hybrid")) == (0, True, before)
+    code, printed = probing("inside", runs / "vit3", "hybrid", "--images", 40)
+    assert code == 0, printed
+    run(Path("begun"), "model=hybrid", *small, "init=hybrid")
+    code, printed = probing("hybrid", runs, "begun")
+    assert (code, "init is " in printed) == (2, True)
     run(Path("otherwise"), "model=hybrid", *small, "recipe.label_smoothing=0.1")
     code, printed = probing("hybrid", runs, "otherwise")
     assert (code, "recipe.label_smoothing is 0.1 and 0.0" in printed) == (2, True)

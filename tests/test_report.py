@@ -92,6 +92,7 @@ def test_a_curve_is_the_mean_over_seeds_on_every_axis() -> None:
     assert drawn.x["FLOPs"].tolist() == [30_000, 60_000, 90_000]
     assert curves.curve([fake("ViT", 0, [])], "val/acc", flops=1) is None
     assert len(curves.thin(np.arange(10_000))) <= curves.MOST_POINTS
+    assert curves.thin(np.arange(2 * curves.MOST_POINTS - 1))[-1] == 2 * curves.MOST_POINTS - 2.5  # the end is there
 
 
 def test_labels_tell_settings_apart_but_not_seeds(runs: Path) -> None:
@@ -126,14 +127,16 @@ def change(folder: Path, **changes: Any) -> None:
 
 
 @pytest.mark.parametrize("changes", [
-    {"device": "another processor, 8 threads"}, {"trainer.precision": "bf16"},
+    {"device": "another processor, 8 threads"}, {"trainer.channels_last": False}, {"trainer.precision": "bf16"},
     {"continued": [{"step": 4, "schedule": "extended from 4 epochs"}]},
 ])  # fmt: skip
 def test_what_can_change_a_figure_is_in_the_label(runs: Path, changes: dict[str, Any]) -> None:
     change(runs / "vit4", **changes)
     assert len({each.label for each in label_runs(find_runs([runs])) if each.model == "ViT"}) == 2
     probed = label_runs(find_runs([runs]), machines=False)  # which ask what was learned, and not how fast
-    assert len({each.label for each in probed if each.model == "ViT"}) == (1 if "device" in changes else 2)
+    assert len({each.label for each in probed if each.model == "ViT"}) == (
+        1 if {"device", "trainer.channels_last"} & changes.keys() else 2
+    )
 
 
 def test_equal_seeds_of_equal_settings_are_one_observation(runs: Path) -> None:
@@ -196,7 +199,7 @@ def test_the_report(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     assert html.escape("Digits") in text
 
 
-def test_running_failed_and_broken_off_runs_are_listed(runs: Path) -> None:
+def test_running_failed_and_broken_off_runs_are_listed(runs: Path, caplog: pytest.LogCaptureFixture) -> None:
     for name, status in {"a": "running", "b": "failed", "c": "stopped"}.items():
         shutil.copytree(runs / "vit3", runs / name)
         (runs / name / "result.json").unlink()
@@ -204,7 +207,10 @@ def test_running_failed_and_broken_off_runs_are_listed(runs: Path) -> None:
         (runs / name / "status.json").write_text(json.dumps(said))
     with open(runs / "a" / "metrics.jsonl", "a") as file:
         file.write('{"step": 99, "tor')
+    config = runs / "c" / ".hydra" / "config.yaml"
+    config.write_text(config.read_text().replace("num_heads: 2", "num_heads: 3"))
     build(find_runs([runs]), Path("out"), look_inside=False)
+    assert "ViT num_heads=3 is left out of the curves: " in caplog.text
     listed = {row["folder"]: row for row in csv.DictReader(open("out/runs.csv"))}
     assert [listed[f"runs/{name}"]["status"] for name in "abc"] == ["broken off", "failed", "stopped"]
     assert listed["runs/b"]["message"] == "message b"

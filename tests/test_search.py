@@ -170,6 +170,11 @@ def test_a_sweep_cannot_go_over_what_is_searched(command: Say) -> None:
     assert "warn" not in printed
 
 
+def test_a_folder_may_be_called_whatever_a_file_system_allows(say: Say) -> None:
+    code, printed = say(*FEW, *SPACE, "max_steps=2", "--trials", "1", "--folder", "runs/lr=1, (2)")
+    assert (code, "Trial 0: validation accuracy" in printed) == (0, True), printed
+
+
 def test_another_search_in_the_same_folder_is_refused(say: Say) -> None:
     assert say(*FEW, *SPACE, "--trials", "1", "max_steps=1")[0] == 0
     code, printed = say(*FEW, *SPACE, "--trials", "1", "max_steps=2")

@@ -244,6 +244,11 @@ def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd:
     assert len(re.findall(r"^ *model.patch_size=8 model.dropout=[\d.]+ +2 ", printed, re.MULTILINE)) == 3
     assert len(re.findall(r"^ *model.patch_size=16 model.dropout=[\d.]+ +2 ", printed, re.MULTILINE)) == 3
     assert "minutes of work on" in printed
+    timed: list[str] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(estimate, "measure", lambda cfg: timed.append(cfg.recipe.optimizer.name) or (1.0, 1.0))
+        assert call(estimate.main, [*SMALL, "recipe.optimizer.name=adamw,muon,sgd"], patch, capfd)[0] == 0
+    assert timed == ["adamw", "muon", "sgd"]  # of which each takes a time of its own
     few = [*SMALL, "data.max_images=160", "recipe.batch_size=30", "recipe.epochs=1000000", "model.patch_size=8"]
     code, printed = call(estimate.main, [*few, "max_steps=5"], monkeypatch, capfd)
     assert code == 0, printed

@@ -13,8 +13,8 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 
 from vit_cnn import config
-from vit_cnn.errors import Failed, Refused, exit_with_code
-from vit_cnn.run.wandb_run import choose_mode, first_line
+from vit_cnn.errors import Failed, Refused, exit_with_code, first_line
+from vit_cnn.run.wandb_run import choose_mode
 
 NAME = "ViT against CNN"
 

@@ -32,7 +32,9 @@ LAUNCHERS = {  # and the package each needs
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
 }
-NOT_WRITABLE = (errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
+FULL = (errno.ENOSPC, errno.EDQUOT)
+NOT_WRITABLE = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
+NO_SUCH_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)  # a file where a folder is wanted, or too long a name
 
 NEEDS_PACKAGE = "has to begin with the line `# @package _global_`: without it, its keys stand apart from the config"
 
@@ -150,12 +152,20 @@ def limit_reached(error: BaseException) -> str | None:
     """What of the machine has come to its end, in a line; ``None`` for any other error."""
     for cause in causes(error):
         if is_out_of_memory(cause):
-            return f"out of memory: {(str(cause) or 'it is all in use').splitlines()[0]}"
+            return f"out of memory: {first_line(cause) if str(cause) else 'it is all in use'}"
         if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
             return f"too many files are open: raise the limit, which ulimit -n shows ({cause.strerror})"
-        if isinstance(cause, OSError) and cause.errno in NOT_WRITABLE and cause.filename is not None:
-            return f"{shown(cause.filename)}: {cause.strerror}"
+        if isinstance(cause, OSError) and cause.filename is not None:
+            if cause.errno in (*FULL, *NOT_WRITABLE) or (cause is error and cause.errno in NO_SUCH_PLACE):
+                return f"{shown(cause.filename)}: {cause.strerror}"
+        elif isinstance(cause, OSError) and cause.errno in FULL:  # a write does not tell its file
+            return f"the disk is full: {cause.strerror}"
     return None
+
+
+def first_line(error: BaseException) -> str:
+    """Of the message of any library's error, which may have pages of it, or none at all."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -90,7 +90,8 @@ def estimate(overrides: list[str]) -> float:
             if str(cfg.data) not in datasets:
                 datasets[str(cfg.data)] = instantiate(cfg.data)
             data = datasets[str(cfg.data)]
-            key = str((cfg.model, cfg.trainer, cfg.recipe.batch_size))
+            sizes = (cfg.recipe.batch_size, cfg.data.image_size, cfg.data.num_channels)
+            key = str((cfg.model, cfg.trainer, cfg.recipe.optimizer.name, *sizes))
             if key not in speeds:
                 speeds[key] = measure(cfg)
             step_seconds, eval_seconds = speeds[key]

@@ -63,10 +63,8 @@ def main() -> None:
     weights = checkpoint.load_best(run_dir)
     device = torch.device(cfg.trainer.device)
     data: Dataset = instantiate(cfg.data).to(device)
-    if weights["fingerprint"] != data.fingerprint:
-        raise Refused(
-            f"{run_dir} was trained on other images or another split: {weights['fingerprint']}, now {data.fingerprint}"
-        )
+    if (before := weights.get("fingerprint")) != data.fingerprint:
+        raise Refused(f"{run_dir} was trained on other images or another split: {before}, now {data.fingerprint}")
     model = build_network(cfg.model).to(device)
     checkpoint.load_weights(model, weights["model"], run_dir / "best.pt")
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.text import Text
 
 from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
-from vit_cnn.config.schema import flat
+from vit_cnn.config.schema import NO_FIGURE, SPEED_ALONE, flat
 from vit_cnn.config.trust import EVERYTHING
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.errors import FAILED, Refused, Stopped, is_expected, one_line, tell
@@ -31,12 +31,7 @@ from vit_cnn.run.lock import locked, only_writer
 
 log = logging.getLogger(__name__)
 
-# Beginnings of keys. Device, memory format and compiling change nothing but the speed, up to rounding.
-CHANGES_NOTHING = (
-    "data.cache", "data.skip_bad", "experiment", "layers", "name", "resume", "tensorboard", "test", "trust", "wandb",
-    "trainer.device", "trainer.compile", "trainer.cuda_graph",
-    "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",
-)  # fmt: skip
+CHANGES_NOTHING = (*NO_FIGURE, *SPEED_ALONE, "data.cache", "data.skip_bad")  # beginnings of keys
 
 
 def run_job(run_dir: Path, start: Callable[[], DictConfig]) -> None:

@@ -15,6 +15,7 @@ from hydra import compose
 from rich.text import Text
 
 from vit_cnn import config
+from vit_cnn.config.paste import in_hydra_grammar
 from vit_cnn.config.space import settings_of
 from vit_cnn.console import console
 from vit_cnn.errors import Stopped, one_line
@@ -39,7 +40,7 @@ def run_trial(study: "Study", trial: "Trial", fixed: list[str], run_dir: Path) -
     settings = settings_of(trial.params)
     console.print(Text(f"Trial {trial.number}: {' '.join(settings)}"), soft_wrap=True)
     run_dir.mkdir(exist_ok=True)
-    about = [f"name={run_dir.name}", f"wandb.group={run_dir.parent.name}", "test=false"]
+    about = [f"name={run_dir.name}", f"wandb.group={in_hydra_grammar(run_dir.parent.name)}", "test=false"]
     pruned = threading.Event()
     try:
         with logged(run_dir / "train.log"), watched(trial, known_steps(study, trial), run_dir, pruned):

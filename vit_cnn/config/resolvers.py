@@ -14,7 +14,7 @@ from vit_cnn.config.target import network_name
 from vit_cnn.errors import Refused
 from vit_cnn.images.tree import class_names, common_image_size
 
-LONGEST_NAME = 120  # of a job's folder; file systems end at 255 bytes
+LONGEST_NAME = 120  # bytes of a job's folder; file systems end at 255
 
 
 def auto_trainer() -> str:
@@ -62,8 +62,9 @@ def timm_img_size(model_name: str, image_size: int) -> int | None:
 def file_name(text: str) -> str:
     """``text`` without slashes, ``job`` where it is empty, and cut, told apart by a hash, where it is too long."""
     name = re.sub(r"[^\w.+-]+", "-", text) or "job"
-    if len(name) > LONGEST_NAME:
-        name = f"{name[:LONGEST_NAME]}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+    if len(name.encode()) > LONGEST_NAME:
+        short = name.encode()[:LONGEST_NAME].decode(errors="ignore")
+        name = f"{short}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
     return name
 
 

@@ -117,6 +117,15 @@ class Config:
     experiment: Optional[str] = None  # the choice of the group, which Hydra leaves in the config when it is null
 
 
+# Beginnings of keys. What a run is called and where it is logged changes none of its figures;
+NO_FIGURE = ("experiment", "layers", "name", "resume", "tensorboard", "test", "trust", "wandb")
+# device, memory format and compiling change its speed alone, up to rounding.
+SPEED_ALONE = (
+    "trainer.device", "trainer.compile", "trainer.cuda_graph",
+    "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",
+)  # fmt: skip
+
+
 def typed(schema: type, values: dict[str, Any], *, prefix: str) -> DictConfig:
     """Merge ``values`` into the dataclass ``schema``: OmegaConf converts and checks the types."""
     try:

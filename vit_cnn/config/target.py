@@ -17,6 +17,7 @@ from vit_cnn.config.schema import typed
 from vit_cnn.errors import Refused, one_line, place
 
 OWN = ("ViT", "CNN")
+PERMUTED = "vit_cnn.models.permuted.Permuted"
 INSTALLED_APART = ("timm",)  # packages that conf/ names and that the package does without
 PLAIN = (bool, int, float, str, list, tuple, dict, type(None), Any)  # what YAML can hold
 
@@ -24,12 +25,15 @@ PLAIN = (bool, int, float, str, list, tuple, dict, type(None), Any)  # what YAML
 def network_name(model: Mapping[str, Any]) -> str:
     """What the network of a config is called: ``vit_cnn.models.ViT`` → ``ViT``.
 
+    A network whose images are permuted is ``Permuted-ViT`` or ``Permuted-CNN``.
     A function that makes many networks, such as ``timm.create_model``, takes its name as ``model_name`` or ``name``.
     Another's ViT or CNN keeps its whole path, so that no report takes it for ours.
     """
     target = model.get("_target_")
     if not target or not isinstance(target, str):
         raise Refused(f"model._target_ is {target or 'missing'}: it takes the dotted path of a class or function")
+    if target == PERMUTED:
+        return f"Permuted-{network_name(model.get('network') or {})}"
     for key in ("model_name", "name"):
         if isinstance(name := model.get(key), str):
             return name.rsplit("/", maxsplit=1)[-1]

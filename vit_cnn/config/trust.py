@@ -12,13 +12,14 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
+from vit_cnn.config.target import PERMUTED
 from vit_cnn.errors import Refused
 
 EVERYTHING = "*"  # for configs that this process has written itself, or compared with its own
 
 TORCHVISION = "torchvision.models."
 
-AROUND = ("vit_cnn.models.permuted.Permuted", "vit_cnn.models.hybrid.Hybrid")  # networks with one inside
+AROUND = (PERMUTED, "vit_cnn.models.hybrid.Hybrid")  # networks with one inside
 NETWORKS_INSIDE = ("vit_cnn.models.ViT", "vit_cnn.models.CNN")
 
 ALLOWED = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_cnn.data.batches import normalise
-from vit_cnn.errors import Refused, limit_reached
+from vit_cnn.errors import Refused, first_line, limit_reached
 from vit_cnn.models.linear import Linear
 from vit_cnn.run.files import write_atomically
 from vit_cnn.run.trained import TrainedRun
@@ -60,9 +60,7 @@ def plain(form: str) -> Iterator[None]:
     except Exception as error:  # they raise many kinds, with pages of text
         if limit_reached(error):
             raise
-        raise Refused(
-            f"--format {form}: the network cannot be exported: {str(error).strip().splitlines()[0]}"
-        ) from error
+        raise Refused(f"--format {form}: the network cannot be exported: {first_line(error)}") from error
     finally:
         logging.disable(disabled)
         Linear.as_convolution = quick

@@ -2,16 +2,14 @@
 
 import io
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from vit_cnn.arrays import Array
 from vit_cnn.errors import shown
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
-
-Array = np.ndarray[Any, Any]
 
 
 def decode(content: bytes, *, image_size: int, num_channels: int, fit: str) -> Array:

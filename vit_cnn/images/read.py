@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from rich.progress import track
 
-from vit_cnn.arrays import read_arrays
+from vit_cnn.arrays import Array, read_arrays
 from vit_cnn.console import console
 from vit_cnn.errors import Refused, limit_reached
-from vit_cnn.images.decode import Array, decode, why_unreadable
+from vit_cnn.images.decode import decode, why_unreadable
 from vit_cnn.images.tree import class_names, folder_of, image_files, splits_of
 
 log = logging.getLogger(__name__)
@@ -107,9 +107,11 @@ def read_folder(root: Path, *, image_size: int, num_channels: int, fit: str, ski
             fingerprint.update(os.fsencode(path.relative_to(root).as_posix()) + digest)
     found = Images(images, labels, fingerprint.hexdigest(), skipped)
     write_cache(cached, pack(found))
-    for before in cache.glob(f"{of_this_folder}-*.npz"):
-        if before != cached:  # of the same folder, before a file of it was changed
-            before.unlink(missing_ok=True)
+    if cached.exists():
+        with contextlib.suppress(OSError):  # what is left over costs space and nothing else
+            for before in cache.glob(f"{of_this_folder}-*.npz"):
+                if before != cached:  # of the same folder, before a file of it was changed
+                    before.unlink(missing_ok=True)
     return found
 
 

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
+from vit_cnn.arrays import Array
 from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings
 from vit_cnn.probes.hardest import draw_hardest
-from vit_cnn.probes.intervals import Array, difference, interval
+from vit_cnn.probes.intervals import difference, interval
 from vit_cnn.probes.subjects import Look, grouped
 from vit_cnn.report.results import right
 from vit_cnn.run.reading import Run
@@ -45,9 +46,8 @@ def probe(runs: list[Run], look: Look) -> Findings:
         matrix[i, j] = matrix[j, i] = found.value
         p, q, observed = sample.mean(axis=1)
         names = {"first": name_of(a), "second": name_of(b), "pair": KINDS[kind], "images": len(rights[i])}
-        at_most = np.array([p, q, 1 - abs(p - q)])  # where all mistakes of the better one are the other's too
         by_accuracy = {"right_or_wrong_together": observed, "by_accuracy_alone": p * q + (1 - p) * (1 - q)}
-        rows.append({**names, **by_accuracy, **found.cells("kappa"), "kappa_at_most": float(kappa(at_most))})
+        rows.append({**names, **by_accuracy, **found.cells("kappa"), "kappa_at_most": float(kappa(at_most(p, q)))})
     verdict = verdict_of({kind: np.concatenate(each) for kind, each in samples.items()})
     return Findings(rows, draw(runs, matrix, rights, predictions, look), verdict)
 
@@ -64,6 +64,11 @@ def kappa(means: Array) -> Array:
     return found
 
 
+def at_most(p: float, q: float) -> Array:
+    """The ``means`` for ``kappa`` of two accuracies, where all mistakes of the better one are the other's too."""
+    return np.array([p, q, 1 - abs(p - q)])
+
+
 def verdict_of(samples: dict[str, Array]) -> str:
     found = {kind: interval(kappa, [samples[kind]]) for kind in KINDS if kind in samples}
     parts = [f"{KINDS[kind]} κ = {each.number()}" for kind, each in found.items()]
@@ -74,9 +79,10 @@ def verdict_of(samples: dict[str, Array]) -> str:
     if {"networks", alike} <= set(found):
         less = difference(kappa, [samples["networks"]], [samples[alike]])
         said = less.choose("more", "fewer", "neither clearly more nor clearly fewer")
-        p, q, _ = samples["networks"].reshape(-1, 3, samples["networks"].shape[1]).mean(axis=(0, 2))
-        allowed = f"their accuracies alone allow κ up to {float(kappa(np.array([p, q, 1 - abs(p - q)]))):.2f}"
-        return f"{text}; the two networks share {said} mistakes than {KINDS[alike]} do ({allowed})."
+        pairs = samples["networks"].mean(axis=1).reshape(-1, 3)
+        highest = float(kappa(np.concatenate([at_most(p, q) for p, q, _ in pairs])))
+        allowed = f"their accuracies alone allow κ up to {highest:.2f}"
+        return f"{text}; two networks share {said} mistakes than {KINDS[alike]} do ({allowed})."
     said = next(iter(found.values())).choose("more", "fewer", "no more")
     return f"{text}; they share {said} mistakes than chance would have it."
 

@@ -4,9 +4,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vit_cnn.arrays import Array
 from vit_cnn.models import ViT
 from vit_cnn.models.attention_maps import mean_distance
-from vit_cnn.probes.intervals import Array
 
 CHUNK = 50  # images whose attention is in memory at once
 

@@ -31,8 +31,9 @@ def layers_of(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def grams_of(label: str, model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """``similarities`` of every layer, by ``label, layer``."""
-    return {f"{label}, {name}": similarities(model, layer, images) for name, layer in layers_of(model).items()}
+    """``similarities`` of every layer that takes part, by ``label, layer``."""
+    found = {f"{label}, {name}": similarities(model, layer, images) for name, layer in layers_of(model).items()}
+    return {name: gram for name, gram in found.items() if gram is not None}
 
 
 def ends_alike(grams: list[Tensor]) -> Interval:
@@ -44,13 +45,18 @@ def ends_alike(grams: list[Tensor]) -> Interval:
 
 
 @torch.no_grad()
-def similarities(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor:
-    """Products of what a layer gives for every two images [n, c, h, w]: [n, n]. One layer at a time saves memory."""
+def similarities(model: nn.Module, layer: nn.Module, images: Tensor) -> Tensor | None:
+    """Products of what a layer gives for every two images [n, c, h, w]: [n, n]. One layer at a time saves memory.
+
+    ``None`` where nobody calls the layer, but takes its weights, as ``nn.MultiheadAttention`` does.
+    """
     outputs: list[Tensor] = []
     hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output.flatten(1).cpu().clone()))
     for batch in images.split(BATCH_SIZE):
         model(batch)
     hook.remove()
+    if not outputs:
+        return None
     activations = torch.cat(outputs)
     return (activations @ activations.T).double()
 

@@ -12,11 +12,11 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from vit_cnn.arrays import Array
 from vit_cnn.data import evenly
+from vit_cnn.errors import Refused, first_line
 from vit_cnn.probes.corruptions import FAMILIES
 from vit_cnn.probes.subjects import Images
-
-Array = np.ndarray[Any, Any]
 
 SEVERITIES = 5
 LEFT_OUT = {"fog": "weather", "snow": "weather", "frost": "weather"}  # of those that are made here
@@ -57,8 +57,8 @@ def corrupted(pixels: Tensor, family: str, name: str, severity: int) -> Tensor:
     """uint8 images [n, c, h, w], grey or in colour, corrupted; severity from 1 to 5. The same noise each time."""
     colour = rearrange(pixels.expand(-1, 3, -1, -1).double().numpy() / 255, "n c h w -> n h w c")
     result = np.clip(FAMILIES[family][name](colour, severity - 1, np.random.default_rng(severity)), 0, 1)
-    stored = (255 * result + 1e-6).astype(np.uint8)  # cut off, not rounded, as in CIFAR-10-C
-    return channels_first(stored)[:, : pixels.shape[1]]
+    cut = (255 * result + 1e-6).astype(np.uint8)  # not rounded, as in CIFAR-10-C
+    return channels_first(cut)[:, : pixels.shape[1]]
 
 
 def cifar10_c(n: int) -> list[Condition]:
@@ -68,7 +68,7 @@ def cifar10_c(n: int) -> list[Condition]:
     conditions = []
     for name, family in family_of.items():
         if (path := folder / f"{name}.npy").exists():
-            labels = np.load(folder / "labels.npy")
+            labels = stored(folder / "labels.npy")
             for severity, part in enumerate(np.split(np.arange(len(labels)), SEVERITIES), start=1):
                 chosen = part[evenly(len(part), n).numpy()]
                 make = functools.partial(read, path, chosen)
@@ -79,7 +79,7 @@ def cifar10_c(n: int) -> list[Condition]:
 def cifar10_1(n: int) -> list[Condition]:
     """``n`` of the 2,000 images of CIFAR-10.1; none where there are fewer, or where its files are not here."""
     path = data_folder() / "cifar10.1_v6_data.npy"
-    if not path.exists() or len(labels := np.load(data_folder() / "cifar10.1_v6_labels.npy")) < n:
+    if not path.exists() or len(labels := stored(data_folder() / "cifar10.1_v6_labels.npy")) < n:
         return []
     chosen = evenly(len(labels), n).numpy()
     make = functools.partial(read, path, chosen)
@@ -91,8 +91,21 @@ def data_folder() -> Path:
 
 
 def read(path: Path, chosen: Array) -> Tensor:
-    return channels_first(np.load(path, mmap_mode="r")[chosen])
+    return channels_first(stored(path)[chosen])
 
 
-def channels_first(stored: Array) -> Tensor:
-    return rearrange(torch.from_numpy(stored), "n h w c -> n c h w")
+def stored(path: Path) -> Array:
+    """The array in a file of a benchmark.
+
+    Raises:
+        Refused: the file is missing, or damaged.
+    """
+    try:
+        found: Array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError) as error:
+        raise Refused(f"{path} cannot be read: {first_line(error)}") from error
+    return found
+
+
+def channels_first(images: Array) -> Tensor:
+    return rearrange(torch.from_numpy(images), "n h w c -> n c h w")

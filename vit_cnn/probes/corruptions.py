@@ -16,14 +16,14 @@ https://github.com/hendrycks/robustness.
 import io
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from matplotlib.colors import hsv_to_rgb, rgb_to_hsv
 from PIL import Image
 from scipy import ndimage
 
-Array = np.ndarray[Any, Any]
+from vit_cnn.arrays import Array
+
 Random = np.random.Generator
 
 

@@ -5,9 +5,9 @@ import logging
 import numpy as np
 from matplotlib.figure import SubFigure
 
+from vit_cnn.arrays import Array
 from vit_cnn.data import evenly
 from vit_cnn.errors import Refused
-from vit_cnn.probes.intervals import Array
 from vit_cnn.run.pictures import from_unit
 from vit_cnn.run.reading import Run
 from vit_cnn.run.trained import load_images
@@ -17,7 +17,7 @@ ROWS, COLUMNS = 2, 4
 
 
 def draw_hardest(part: SubFigure, runs: list[Run], rights: list[Array], logits: list[Array], split: str) -> None:
-    """Show them with what most runs take them for; only a warning where the images are not at hand.
+    """Show them, and what most of those that are wrong take them for; only a warning where they are not at hand.
 
     Args:
         part: of a figure.
@@ -35,10 +35,12 @@ def draw_hardest(part: SubFigure, runs: list[Run], rights: list[Array], logits: 
     part.suptitle(f"Hardest images, by how many of {len(runs)} runs are wrong", fontsize=10)
     chosen = hardest(len(runs) - np.sum(rights, axis=0), ROWS * COLUMNS)
     panels = part.subplots(ROWS, COLUMNS).ravel()
+    is_wrong = ~np.stack(rights).astype(bool)
     for panel in panels:
         panel.axis("off")
     for panel, place in zip(panels, chosen, strict=False):
-        truth, said = (data.classes[label] for label in (labels[place], np.bincount(guesses[:, place]).argmax()))
+        mistake = np.bincount(guesses[is_wrong[:, place], place]).argmax()
+        truth, said = data.classes[labels[place]], data.classes[mistake]
         panel.imshow(images[place])
         panel.set_title(f"{truth},\ntaken for {said}", fontsize=8)
 

@@ -20,6 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vit_cnn.arrays import Array
 from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Refused
 from vit_cnn.models import ViT
@@ -27,7 +28,7 @@ from vit_cnn.models.attention_maps import mean_distance
 from vit_cnn.probes.attention import distances, nearness
 from vit_cnn.probes.cka import cka, ends_alike, grams_of
 from vit_cnn.probes.findings import Findings
-from vit_cnn.probes.intervals import Array, Interval, interval, only
+from vit_cnn.probes.intervals import Interval, interval, only
 from vit_cnn.probes.subjects import Look, grouped, images_of, pair_of
 from vit_cnn.report.colours import colours_of
 from vit_cnn.run.reading import Run
@@ -49,7 +50,9 @@ def probe(runs: list[Run], look: Look) -> Findings:
     a, b = (normalise(images.pixels.to(each.mean.device), each.mean, each.std) for each in (first, second))
     vit = first.model
     assert isinstance(vit, ViT)
-    vit.only_cls_at_the_end = False  # the last block too is to give all its tokens
+    for module in [*vit.modules(), *second.model.modules()]:
+        if isinstance(module, ViT):
+            module.only_cls_at_the_end = False  # the last block too is to give all its tokens
 
     far = distances(vit, a)
     heads = len(far) // len(vit.blocks)
@@ -109,7 +112,7 @@ def draw(pair: tuple[str, str], far: Array, uniform: float, alike: Array, layers
     left.set_title("How far each head looks", fontsize=11)
     left.grid(alpha=0.3)
     shown = right.imshow(alike, cmap="magma", vmin=0, vmax=1, origin="lower")
-    names = [layer.split(", ", maxsplit=1)[1] for layer in layers]
+    names = [layer.rsplit(", ", maxsplit=1)[1] for layer in layers]
     right.set_xticks(range(len(names)), names, rotation=90, fontsize=8)
     right.set_yticks(range(len(names)), names, fontsize=8)
     border = sum(layer.startswith(f"{pair[0]}, ") for layer in layers) - 0.5

@@ -10,12 +10,12 @@ for.
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from scipy.stats import t as student
 
-Array = np.ndarray[Any, Any]
+from vit_cnn.arrays import Array
+
 Sample = list[Array]
 Measure = Callable[[Array], Array]
 

@@ -18,9 +18,10 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from vit_cnn.arrays import Array
 from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_lines, in_percent
-from vit_cnn.probes.intervals import Array, Interval, difference, interval, kept, only
+from vit_cnn.probes.intervals import Interval, difference, interval, kept, only
 from vit_cnn.probes.squares import CHANGES
 from vit_cnn.probes.subjects import Images, Look, grouped, guesses, images_of, pair_of
 from vit_cnn.report.colours import colours_of

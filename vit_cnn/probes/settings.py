@@ -2,10 +2,11 @@
 
 from typing import Any
 
+from vit_cnn.arrays import Array
 from vit_cnn.config.schema import flat
 from vit_cnn.config.target import network_name
 from vit_cnn.errors import Refused
-from vit_cnn.probes.intervals import Array, Sample
+from vit_cnn.probes.intervals import Sample
 from vit_cnn.probes.subjects import Look, once
 from vit_cnn.report.groups import check_same_data
 from vit_cnn.report.results import right
@@ -17,7 +18,7 @@ NETWORKS = ("ViT", "CNN")
 def inner(run: Run) -> dict[str, Any]:
     """The config of the network, without the permutation before it."""
     model: dict[str, Any] = run.config["model"]
-    return model["network"] if run.model == "Permuted" else model
+    return model["network"] if run.model.startswith("Permuted-") else model
 
 
 def inner_network(run: Run) -> str:
@@ -33,21 +34,38 @@ def permutation_of(run: Run) -> str:
 def check_trained_alike(runs: list[Run]) -> None:
     """Only runs of one recipe and as many steps, with one setting of each network, can show what a network does.
 
+    They also have to begin alike, go on alike, and permute alike where they permute in the same way.
+
     Raises:
         Refused: two differ; names them, and says in what.
     """
     firsts: dict[str, Run] = {}
     for run in runs:
         first = firsts.setdefault(inner_network(run), run)
-        for other, mine, theirs in (
-            (runs[0], prefixed("recipe", run.config["recipe"]), prefixed("recipe", runs[0].config["recipe"])),
-            (runs[0], {"steps": (run.result or {})["steps"]}, {"steps": (runs[0].result or {})["steps"]}),
-            (first, prefixed("model", inner(run)), prefixed("model", inner(first))),
-        ):
+        alike = firsts.setdefault(permutation_of(run), run)
+        for other, settings in ((runs[0], training), (first, network), (alike, permutation)):
+            mine, theirs = settings(run), settings(other)
             for key, value in mine.items():
-                if key != "recipe.name" and value != theirs.get(key):
+                if value != theirs.get(key):
                     differs = f"{key} is {value} and {theirs.get(key)}"
                     raise Refused(f"{run.folder} was trained otherwise than {other.folder}: {differs}")
+
+
+def training(run: Run) -> dict[str, Any]:
+    recipe = {key: value for key, value in run.config["recipe"].items() if key != "name"}
+    about = {"steps": (run.result or {})["steps"], "init": run.config.get("init"), "continued": run.continued}
+    return prefixed("recipe", recipe) | about
+
+
+def network(run: Run) -> dict[str, Any]:
+    return prefixed("model", inner(run))
+
+
+def permutation(run: Run) -> dict[str, Any]:
+    """Which permutation; nothing where there is none."""
+    kind = permutation_of(run)
+    keys = ("patch_size", "permutation_seed") if kind != "nothing" else ()
+    return {f"model.{key}": run.config["model"][key] for key in keys}
 
 
 def prefixed(group: str, values: dict[str, Any]) -> dict[str, Any]:

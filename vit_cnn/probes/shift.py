@@ -20,9 +20,10 @@ from einops import reduce
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from vit_cnn.arrays import Array
 from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_lines, in_percent
-from vit_cnn.probes.intervals import Array, Interval, interval, only
+from vit_cnn.probes.intervals import Interval, interval, only
 from vit_cnn.probes.subjects import Look, grouped, guesses, images_of
 from vit_cnn.report.colours import colours_of
 from vit_cnn.run.reading import Run

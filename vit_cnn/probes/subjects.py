@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vit_cnn.arrays import Array
 from vit_cnn.console import console
 from vit_cnn.data import evenly
 from vit_cnn.data.batches import normalise
@@ -16,7 +17,6 @@ from vit_cnn.report.groups import by_label, check_same_data, label_runs
 from vit_cnn.run.reading import Run
 from vit_cnn.run.trained import TrainedRun, load_images, load_run
 
-Array = np.ndarray[Any, Any]
 Groups = dict[str, list[Run]]  # by label; the seeds of each
 
 Key = TypeVar("Key", bound=Hashable)

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import cast
 
-from vit_cnn.errors import Refused, Stopped, code_of, is_expected, one_line
+from vit_cnn.errors import Refused, Stopped, code_of, first_line, is_expected, one_line
 from vit_cnn.processes import together
 from vit_cnn.processes.together import Lost, here, is_first, refuse_unlike, told_by_another
 
@@ -78,8 +78,8 @@ def join() -> None:
     except (RuntimeError, ValueError) as error:
         if "in use" in str(error):
             raise Refused(f"MASTER_PORT={port} is in use on {socket.gethostname()}: choose another port") from error
-        reason = str(error).splitlines()[0]
-        raise Refused(f"{number} processes were to meet at {address}:{port}, and do not: {reason}") from error
+        said = f"{number} processes were to meet at {address}:{port}, and do not: {first_line(error)}"
+        raise Refused(said) from error
     here.rank, here.number, here.store = rank, number, store
     here.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
     here.local_number = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

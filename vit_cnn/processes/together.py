@@ -11,7 +11,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vit_cnn.errors import REFUSED, Failed, Refused
+from vit_cnn.errors import REFUSED, Failed, Refused, first_line
 
 if TYPE_CHECKING:
     import torch
@@ -162,7 +162,7 @@ def others_lost() -> Iterator[None]:
     except RuntimeError as error:  # what gloo and NCCL raise
         if told := told_by_another():
             raise told from error
-        text = str(error).splitlines()[0]
+        text = first_line(error)
         what = f"has not answered for {TIMEOUT.total_seconds():g} seconds" if "imed out" in text else "has ended"
         cause = "it was killed, or its machine or the network between is gone"
         unknown = "" if "onnection" in text or "imed out" in text else f" ({text})"

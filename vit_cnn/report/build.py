@@ -148,8 +148,11 @@ def add_curves(page: Page, runs: list[Run], colours: dict[str, str]) -> None:
     flops = {}
     for label, group in by_label(runs).items():
         known = [step_flops(run.result) for run in group if run.result]
-        flops[label] = known[0] if known else flops_of(group[0])
-    drawn = curves.all_curves(runs, flops)
+        try:
+            flops[label] = known[0] if known else flops_of(group[0])
+        except Refused as error:  # its network cannot be built here
+            log.warning("%s is left out of the curves: %s", label, error)
+    drawn = curves.all_curves([run for run in runs if run.label in flops], flops)
     if not any(drawn.values()):
         return
     page.section(

@@ -4,7 +4,6 @@ import argparse
 import csv
 import dataclasses
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -13,12 +12,11 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter, PercentFormatter
 from plotly.subplots import make_subplots
 
+from vit_cnn.arrays import Array
 from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.report.colours import colours_of
 from vit_cnn.report.groups import by_label
 from vit_cnn.run.reading import Run
-
-Array = np.ndarray[Any, Any]
 
 PANELS = {
     "train/loss": "training loss",
@@ -79,12 +77,11 @@ def curve(runs: list[Run], key: str, flops: int) -> Curve | None:
 
 
 def thin(values: Array) -> Array:
-    """Means of neighbours, so that at most ``MOST_POINTS`` are left."""
+    """Means of neighbours, so that at most ``MOST_POINTS`` are left; a rest is cut off the beginning, not the end."""
     width = -(-len(values) // MOST_POINTS)
     if width == 1:
         return values.astype(float)
-    whole = len(values) // width * width
-    return values[:whole].reshape(-1, width).mean(axis=1)
+    return values[len(values) % width :].reshape(-1, width).mean(axis=1)
 
 
 def all_curves(runs: list[Run], flops: dict[str, int]) -> dict[str, dict[str, Curve]]:

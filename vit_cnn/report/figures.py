@@ -1,16 +1,14 @@
 """Figures of a comparison, from predictions: who errs where, and how sure they are of it."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
+from vit_cnn.arrays import Array
 from vit_cnn.report.groups import by_label, settings_of
 from vit_cnn.report.statistics import BINS, confusion_matrix, fit_temperature, probabilities_of, reliability
 from vit_cnn.run.reading import Run
 
-Array = np.ndarray[Any, Any]
 MOST_CLASSES = 30  # whose names can be read along an axis
 PANEL = (4.6, 4.4)  # inches of a figure that stands beside another
 

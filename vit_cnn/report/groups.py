@@ -5,15 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from vit_cnn.config.schema import flat
+from vit_cnn.config.schema import NO_FIGURE, SPEED_ALONE, flat
 from vit_cnn.errors import Refused
 from vit_cnn.run.reading import Run
 
-# What may differ between runs that are seeds of one another: it changes no figure.
-HARMLESS = (
-    "seed", "name", "resume", "test", "trust", "wandb", "data", "experiment", "layers", "tensorboard",
-    "trainer.log_every", "trainer.keep_freed_memory", "trainer.device",
-)  # fmt: skip
+# Beginnings of keys that may differ between runs that are seeds of one another. (The device is told from the result.)
+HARMLESS = (*NO_FIGURE, "seed", "data", "trainer.log_every", "trainer.keep_freed_memory", "trainer.device")
 
 RECIPE = "recipe.name"
 
@@ -25,7 +22,8 @@ def label_runs(runs: list[Run], *, machines: bool = True) -> list[Run]:
     it: of these only what differs within a recipe is named.
 
     Args:
-        machines: whether runs on different machines are told apart, as is right where their seconds are looked at.
+        machines: whether runs on different machines, or with other settings that change the speed alone, are told
+            apart, as is right where their seconds are looked at.
     """
     labelled = []
     for run in runs:
@@ -50,7 +48,8 @@ def short(key: str) -> str:
 
 def settings_of(run: Run, *, machines: bool = True) -> dict[str, Any]:
     """What can change a run's figures: its config, the machine (known once it has finished) and how it went on."""
-    found = {key: value for key, value in flat(run.config).items() if not key.startswith(HARMLESS)}
+    harmless = HARMLESS if machines else HARMLESS + SPEED_ALONE
+    found = {key: value for key, value in flat(run.config).items() if not key.startswith(harmless)}
     if run.result and machines:
         found["device"] = device_of(run.result)
     if run.result:

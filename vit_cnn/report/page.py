@@ -78,7 +78,8 @@ class Page:
         """The files of a table alone."""
         with open(self.folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
             csv.writer(file, lineterminator="\n").writerows([headings, *rows])
-        lines = [f"| {' | '.join(cells)} |" for cells in (headings, ["---"] * len(headings), *rows)]
+        escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in (headings, *rows)]
+        lines = [f"| {' | '.join(cells)} |" for cells in (escaped[0], ["---"] * len(headings), *escaped[1:])]
         (self.folder / f"{name}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     def picture(

@@ -9,15 +9,14 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from vit_cnn.config import CONF
 from vit_cnn.config.paste import in_hydra_grammar
-from vit_cnn.config.schema import flat
+from vit_cnn.config.schema import NO_FIGURE, flat
 from vit_cnn.report.groups import by_label, device_of
 from vit_cnn.report.page import Page
 from vit_cnn.run.reading import Run
 from vit_cnn.run.result import nested
 
 GROUPS = ("model", "data", "recipe", "trainer")
-# Beginnings of keys.
-CHANGES_NOTHING = ("name", "resume", "test", "trust", "experiment", "layers", "tensorboard", "wandb", "data.cache")
+CHANGES_NOTHING = (*NO_FIGURE, "data.cache")  # beginnings of keys
 SHORT = 12  # digits of a commit
 
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from vit_cnn.arrays import Array
 from vit_cnn.errors import shown
 from vit_cnn.report.claims import DECK
 from vit_cnn.report.groups import by_label, device_of, spread
@@ -13,7 +14,6 @@ from vit_cnn.run.display import duration
 from vit_cnn.run.looks import count_looks
 from vit_cnn.run.reading import Run
 
-Array = np.ndarray[Any, Any]
 Predictions = dict[str, list[dict[str, Array]]]  # by label, of each seed
 
 SCORES = ["train/acc", "val/acc", "test/acc", "train/loss", "val/loss", "test/loss"]

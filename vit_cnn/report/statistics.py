@@ -1,13 +1,12 @@
 """Calibration and tests on logits. ``n`` images, ``k`` classes."""
 
-from typing import Any
-
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from scipy.stats import binomtest
 
-Array = np.ndarray[Any, Any]
+from vit_cnn.arrays import Array
+
 BINS = 15
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from vit_cnn.errors import first_line
+
 log = logging.getLogger(__name__)
 
 FOLDER = "tensorboard"  # in the run folder
@@ -51,5 +53,5 @@ class Board:
             call()
         except Exception as error:  # its threads and files raise many kinds; none of them may reach the training
             self.writer = None
-            message = (str(error) or type(error).__name__).splitlines()[0]
-            log.warning("TensorBoard failed (%s); training goes on, and metrics.jsonl has everything.", message)
+            said = "TensorBoard failed (%s); training goes on, and metrics.jsonl has everything."
+            log.warning(said, first_line(error))

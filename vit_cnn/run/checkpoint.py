@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vit_cnn.errors import Refused
+from vit_cnn.errors import Refused, first_line
 from vit_cnn.run.files import remove, write_atomically
 
 log = logging.getLogger(__name__)
@@ -32,10 +32,14 @@ def load_last(run_dir: Path) -> dict[str, Any] | None:
     """What ``save_last`` wrote last, or before that if the last is damaged; ``None`` where a run has not begun.
 
     Raises:
-        Refused: there is no whole one.
+        Refused: there is no whole one, though the run has begun: nothing of it may be written over.
     """
     last, previous = run_dir / "last.pt", run_dir / "previous.pt"
-    if not last.exists():
+    if not last.exists() and not previous.exists():
+        if any((run_dir / name).exists() for name in ("best.pt", "result.json")):
+            raise Refused(
+                f"{run_dir} has lost its last.pt and cannot go on; init={run_dir} begins with its best weights"
+            )
         return None
     try:
         return whole(load(last), last)
@@ -104,7 +108,7 @@ def load(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise Refused(f"{path} does not exist") from None
     except Exception as error:  # torch raises whatever its zip and pickle readers stumble over
-        raise Refused(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        raise Refused(f"{path} is damaged: {first_line(error)}") from error
 
 
 def load_weights(model: nn.Module, weights: dict[str, Any], source: Path) -> None:

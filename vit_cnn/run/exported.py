@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vit_cnn.config.schema import typed
 from vit_cnn.config.trust import check_trusted
-from vit_cnn.errors import Refused
+from vit_cnn.errors import Refused, first_line
 from vit_cnn.run.files import read_json
 
 CONFIG = "config.json"
@@ -103,5 +103,5 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     except FileNotFoundError:
         raise Refused(f"{path} does not exist") from None
     except (SafetensorError, OSError, ValueError, LookupError, RuntimeError) as error:
-        raise Refused(f"{path} is damaged: {str(error).splitlines()[0]}") from error
+        raise Refused(f"{path} is damaged: {first_line(error)}") from error
     return {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in weights.items()}

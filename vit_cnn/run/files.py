@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vit_cnn.errors import Failed, Refused
+from vit_cnn.errors import Failed, Refused, first_line
 from vit_cnn.processes.together import is_first
 
 
@@ -93,7 +93,7 @@ def why(error: OSError | RuntimeError, path: Path, write: Callable[[BinaryIO], o
     write(sink := Nowhere())  # type: ignore[arg-type]
     free = shutil.disk_usage(path.parent).free
     is_full = isinstance(error, OSError) or free < sink.size
-    reason = os.strerror(errno.ENOSPC) if is_full else str(error).splitlines()[0]
+    reason = os.strerror(errno.ENOSPC) if is_full else first_line(error)
     return f"{reason} ({sink.size:,} bytes are needed, {free:,} are free)"
 
 

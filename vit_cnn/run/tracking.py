@@ -11,12 +11,12 @@ from types import TracebackType
 
 from omegaconf import DictConfig
 
-from vit_cnn.errors import FAILED, FINISHED, STOPPED, Failed, Stopped
+from vit_cnn.errors import FAILED, FINISHED, STOPPED, Failed, Stopped, first_line
 from vit_cnn.processes.together import is_first
 from vit_cnn.run.board import Board
 from vit_cnn.run.display import RunDisplay
 from vit_cnn.run.files import write_atomically, write_json
-from vit_cnn.run.wandb_run import WandbRun, first_line
+from vit_cnn.run.wandb_run import WandbRun
 
 log = logging.getLogger(__name__)
 

@@ -13,6 +13,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn.config.target import network_name
+from vit_cnn.errors import first_line
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +183,3 @@ def choose_mode(wanted: str) -> str:
         return "online" if wandb.login(prompt=False, verify=False) else "offline"
     except Exception:  # no key, or a damaged one
         return "offline"
-
-
-def first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -181,7 +181,17 @@ def build_state(
 
 
 def progress_in(saved: dict[str, Any] | None) -> Progress:
-    return Progress(**saved["progress"]) if saved else Progress()
+    """How far a run has come.
+
+    Raises:
+        Refused: a later version of the package wrote more into the checkpoint than is understood here.
+    """
+    if not saved:
+        return Progress()
+    if unknown := saved["progress"].keys() - {field.name for field in dataclasses.fields(Progress)}:
+        what = ", ".join(sorted(map(str, unknown)))
+        raise Refused(f"last.pt is of another version of vit_cnn, which keeps {what} in it: go on with that version")
+    return Progress(**saved["progress"])
 
 
 def not_finite(what: str, step: int) -> str:
