@@ -155,9 +155,9 @@ def test_a_place_that_cannot_be_written_is_told_in_a_line(command: Command, monk
     Path("taken").write_text("a file")
     Path("full").mkdir()
     Path("full/runs.csv").symlink_to("/dev/full")
-    for out, said in ("taken", "taken: File exists"), ("full", "the disk is full: No space left on device"):
-        code, printed = call(report.main, ["run", "--out", out], monkeypatch, capfd)
-        assert (code, printed.splitlines()[-1]) == (1, f"error: {said}")
+    for out, code, said in ("taken", 2, "taken: File exists"), ("full", 1, "the disk is full: No space left on device"):
+        ended, printed = call(report.main, ["run", "--out", out], monkeypatch, capfd)
+        assert (ended, printed.splitlines()[-1]) == (code, f"error: {said}")
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "status.json", ".hydra"])

@@ -295,6 +295,8 @@ def test_what_networks_are_called() -> None:
     assert network_name({"_target_": "timm.create_model", "model_name": "hf-hub:timm/resnet18"}) == "resnet18"
     assert network_name({"_target_": "torchvision.models.get_model", "name": "vit_b_16"}) == "vit_b_16"
     assert network_name(composed("model=permuted_cnn").model) == "Permuted-CNN"
+    with pytest.raises(Refused, match=r"^model\.network is vit: it takes the config of a network"):
+        network_name({"_target_": "vit_cnn.models.permuted.Permuted", "network": "vit"})
 
 
 def test_the_script_finds_a_network_in_this_folder(own: Callable[..., list[str]]) -> None:

@@ -34,7 +34,7 @@ LAUNCHERS = {  # and the package each needs
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
-NO_SUCH_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)  # a file where a folder is wanted, or too long a name
+WRONG_PATH = (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)  # a file where a folder is wanted, or too long a name
 
 NEEDS_PACKAGE = "has to begin with the line `# @package _global_`: without it, its keys stand apart from the config"
 
@@ -97,7 +97,7 @@ def is_expected(error: BaseException) -> bool:
     """Whether the message says it all: our own errors, Ctrl-C, and whatever Hydra's reading of a command raises."""
     if WANTS_TRACEBACK:
         return False
-    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt)) or limit_reached(error):
+    if isinstance(error, (Refused, Failed, Stopped, KeyboardInterrupt)) or limit_reached(error) or wrong_path(error):
         return True
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -128,8 +128,8 @@ def one_line(error: BaseException) -> str:
             if cause.options is None:
                 continue
             return f"{group}={choice}: there is no such option, but there are {', '.join(sorted(cause.options))}"
-    if limit := limit_reached(error):
-        return limit
+    if said := limit_reached(error) or wrong_path(error):
+        return said
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} is not of the form key=value"
     key_error = error.__cause__
@@ -155,11 +155,17 @@ def limit_reached(error: BaseException) -> str | None:
             return f"out of memory: {first_line(cause) if str(cause) else 'it is all in use'}"
         if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
             return f"too many files are open: raise the limit, which ulimit -n shows ({cause.strerror})"
-        if isinstance(cause, OSError) and cause.filename is not None:
-            if cause.errno in (*FULL, *NOT_WRITABLE) or (cause is error and cause.errno in NO_SUCH_PLACE):
-                return f"{shown(cause.filename)}: {cause.strerror}"
-        elif isinstance(cause, OSError) and cause.errno in FULL:  # a write does not tell its file
+        if isinstance(cause, OSError) and cause.errno in (*FULL, *NOT_WRITABLE) and cause.filename is not None:
+            return f"{shown(cause.filename)}: {cause.strerror}"
+        if isinstance(cause, OSError) and cause.errno in FULL:  # a write does not tell its file
             return f"the disk is full: {cause.strerror}"
+    return None
+
+
+def wrong_path(error: BaseException) -> str | None:
+    """What is wrong with a path that was given, in a line; ``None`` for any other error."""
+    if isinstance(error, OSError) and error.errno in WRONG_PATH and error.filename is not None:
+        return f"{shown(error.filename)}: {error.strerror}"
     return None
 
 

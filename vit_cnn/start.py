@@ -159,7 +159,8 @@ def taken(run_dir: Path) -> Refused:
 def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
     """The config that the run was started with, and from this command line only the trainer and the epochs."""
     saved = read_config(run_dir, trust=composed.trust or "")
-    if saved.model.get("pretrained") and not (run_dir / "last.pt").exists():
+    has_checkpoint = any((run_dir / name).exists() for name in ("last.pt", "previous.pt"))
+    if saved.model.get("pretrained") and not has_checkpoint:
         raise Refused(f"{run_dir} has no last.pt, and model.pretrained=true would download weights: start a new run")
     for override in HydraConfig.get().overrides.task:
         key = override.split("=")[0].lstrip("+~")

@@ -117,9 +117,9 @@ class Config:
     experiment: Optional[str] = None  # the choice of the group, which Hydra leaves in the config when it is null
 
 
-# Beginnings of keys. What a run is called and where it is logged changes none of its figures;
+# Beginnings of keys. How a run is called, begun, told and logged changes none of its figures;
 NO_FIGURE = ("experiment", "layers", "name", "resume", "tensorboard", "test", "trust", "wandb")
-# device, memory format and compiling change its speed alone, up to rounding.
+# where and how its steps are computed changes the speed alone, up to rounding.
 SPEED_ALONE = (
     "trainer.device", "trainer.compile", "trainer.cuda_graph",
     "trainer.channels_last", "trainer.keep_freed_memory", "trainer.log_every",

@@ -33,7 +33,11 @@ def network_name(model: Mapping[str, Any]) -> str:
     if not target or not isinstance(target, str):
         raise Refused(f"model._target_ is {target or 'missing'}: it takes the dotted path of a class or function")
     if target == PERMUTED:
-        return f"Permuted-{network_name(model.get('network') or {})}"
+        if not isinstance(inner := model.get("network"), Mapping):
+            raise Refused(
+                f"model.network is {inner}: it takes the config of a network, as conf/model/permuted_vit.yaml"
+            )
+        return f"Permuted-{network_name(inner)}"
     for key in ("model_name", "name"):
         if isinstance(name := model.get(key), str):
             return name.rsplit("/", maxsplit=1)[-1]

@@ -39,10 +39,14 @@ def draw_hardest(part: SubFigure, runs: list[Run], rights: list[Array], logits: 
     for panel in panels:
         panel.axis("off")
     for panel, place in zip(panels, chosen, strict=False):
-        mistake = np.bincount(guesses[is_wrong[:, place], place]).argmax()
-        truth, said = data.classes[labels[place]], data.classes[mistake]
+        truth, said = labels[place], mistake(guesses[:, place], is_wrong[:, place])
         panel.imshow(images[place])
-        panel.set_title(f"{truth},\ntaken for {said}", fontsize=8)
+        panel.set_title(f"{data.classes[truth]},\ntaken for {data.classes[said]}", fontsize=8)
+
+
+def mistake(guesses: Array, is_wrong: Array) -> int:
+    """The label that most of the runs that are wrong about an image give it; both arrays are over the runs."""
+    return int(np.bincount(guesses[is_wrong]).argmax())
 
 
 def hardest(wrong: Array, most: int) -> Array:

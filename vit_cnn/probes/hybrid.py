@@ -29,7 +29,8 @@ def probe(runs: list[Run], look: Look) -> Findings:
     check_same_data(runs)
     check_trained_alike(runs)
     groups: dict[str, list[Run]] = {}
-    for run in once(runs, lambda run: (run.model, run.seed)).values():
+    compared = [run for run in runs if run.model in NETWORKS]
+    for run in once(compared, lambda run: (run.model, run.seed)).values():
         groups.setdefault(run.model, []).append(run)
     for network in NETWORKS:
         if network not in groups:

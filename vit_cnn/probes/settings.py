@@ -18,7 +18,11 @@ NETWORKS = ("ViT", "CNN")
 def inner(run: Run) -> dict[str, Any]:
     """The config of the network, without the permutation before it."""
     model: dict[str, Any] = run.config["model"]
-    return model["network"] if run.model.startswith("Permuted-") else model
+    return model["network"] if is_permuted(run) else model
+
+
+def is_permuted(run: Run) -> bool:
+    return run.model.startswith("Permuted-")
 
 
 def inner_network(run: Run) -> str:
@@ -27,7 +31,7 @@ def inner_network(run: Run) -> str:
 
 
 def permutation_of(run: Run) -> str:
-    kind: str = run.config["model"].get("permute", "nothing")
+    kind: str = run.config["model"]["permute"] if is_permuted(run) else "nothing"
     return kind
 
 
@@ -40,9 +44,10 @@ def check_trained_alike(runs: list[Run]) -> None:
         Refused: two differ; names them, and says in what.
     """
     firsts: dict[str, Run] = {}
+    permuted: dict[str, Run] = {}
     for run in runs:
         first = firsts.setdefault(inner_network(run), run)
-        alike = firsts.setdefault(permutation_of(run), run)
+        alike = permuted.setdefault(permutation_of(run), run)
         for other, settings in ((runs[0], training), (first, network), (alike, permutation)):
             mine, theirs = settings(run), settings(other)
             for key, value in mine.items():
@@ -53,8 +58,10 @@ def check_trained_alike(runs: list[Run]) -> None:
 
 def training(run: Run) -> dict[str, Any]:
     recipe = {key: value for key, value in run.config["recipe"].items() if key != "name"}
-    about = {"steps": (run.result or {})["steps"], "init": run.config.get("init"), "continued": run.continued}
-    return prefixed("recipe", recipe) | about
+    result = run.result or {}
+    about = {"steps": result["steps"], "continued": run.continued, "precision": result["precision"]}
+    # Each network has weights of its own to begin with; what counts is whether it had any.
+    return prefixed("recipe", recipe) | about | {"init": run.config.get("init") is not None}
 
 
 def network(run: Run) -> dict[str, Any]:
@@ -63,8 +70,7 @@ def network(run: Run) -> dict[str, Any]:
 
 def permutation(run: Run) -> dict[str, Any]:
     """Which permutation; nothing where there is none."""
-    kind = permutation_of(run)
-    keys = ("patch_size", "permutation_seed") if kind != "nothing" else ()
+    keys = ("patch_size", "permutation_seed") if permutation_of(run) != "nothing" else ()
     return {f"model.{key}": run.config["model"][key] for key in keys}
 
 
@@ -102,7 +108,8 @@ def by_size(runs: list[Run]) -> tuple[list[int], dict[str, list[list[Run]]]]:
     Raises:
         Refused: one is missing, or a run differs from the others in more than this.
     """
-    found = once(runs, lambda run: (run.model, run.seed, training_images(run)))
+    compared = [run for run in runs if run.model in NETWORKS]
+    found = once(compared, lambda run: (run.model, run.seed, training_images(run)))
     sizes = sorted({size for _, _, size in found})
     seeds = sorted({seed for _, seed, _ in found})
     if len(sizes) < 2:

@@ -36,10 +36,11 @@ def load_last(run_dir: Path) -> dict[str, Any] | None:
     """
     last, previous = run_dir / "last.pt", run_dir / "previous.pt"
     if not last.exists() and not previous.exists():
-        if any((run_dir / name).exists() for name in ("best.pt", "result.json")):
-            raise Refused(
-                f"{run_dir} has lost its last.pt and cannot go on; init={run_dir} begins with its best weights"
-            )
+        lost = f"{run_dir} has lost its last.pt and cannot go on"
+        if (run_dir / "best.pt").exists():
+            raise Refused(f"{lost}; init={run_dir} begins a new run with its best weights")
+        if (run_dir / "result.json").exists():
+            raise Refused(lost)
         return None
     try:
         return whole(load(last), last)

@@ -190,7 +190,9 @@ def progress_in(saved: dict[str, Any] | None) -> Progress:
         return Progress()
     if unknown := saved["progress"].keys() - {field.name for field in dataclasses.fields(Progress)}:
         what = ", ".join(sorted(map(str, unknown)))
-        raise Refused(f"last.pt is of another version of vit_cnn, which keeps {what} in it: go on with that version")
+        raise Refused(
+            f"the checkpoint is of another version of vit_cnn, which keeps {what} in it: go on with that version"
+        )
     return Progress(**saved["progress"])
 
 
