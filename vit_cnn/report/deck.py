@@ -34,7 +34,9 @@ def accuracy(curves: dict[str, Curve]) -> Figure:
         line = DECK.get(label.split()[0])
         is_above = line is None or curve.mean[-1] > line["test/acc"]  # where the line leaves room
         name = f"ours: {label}, {epochs[-1]:.0f} epochs, n = {curve.seeds}"
-        axes.annotate(name, (epochs[-1], curve.mean[-1]), (0, 2 if is_above else -4), textcoords="offset points",
+        beside = slice(3 * len(epochs) // 5, None)  # the part of the curve that the name runs along
+        edge = max(curve.high[beside]) if is_above else min(curve.low[beside])
+        axes.annotate(name, (epochs[-1], edge), (0, 1 if is_above else -3), textcoords="offset points",
                       ha="right", va="bottom" if is_above else "top", fontsize=9, color=colour)  # fmt: skip
     axes.set_xlim(0, end)
     axes.set_ylim(0.5, 0.98)
