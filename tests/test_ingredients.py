@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import TINY, composed, metrics, run, stop_at, weights
 from omegaconf import DictConfig, OmegaConf
 from test_models import VIT
@@ -15,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vit_cnn.config.earlier import complete
 from vit_cnn.errors import Refused, Stopped
 from vit_cnn.models import CNN, ViT
+from vit_cnn.models.attention_maps import mean_distance
 from vit_cnn.models.dropout import StochasticDepth
 from vit_cnn.models.parts import hidden_matrices, weights_and_others
 from vit_cnn.models.size import flops_per_update
@@ -83,6 +85,20 @@ def test_a_mimetic_start_looks_like_a_trained_network() -> None:
     assert mixes.diagonal().mean() == pytest.approx(-0.4, abs=0.05)
     assert (mixes - mixes.diagonal().diag()).std() == pytest.approx(0.4 / 16, rel=0.05)
     assert products[False][0].diagonal().mean().abs() < 0.01
+
+
+@torch.no_grad()
+def test_with_a_mimetic_start_patches_look_nearby() -> None:
+    images, far = torch.randn(4, 3, 32, 32), {}
+    for mimetic in (True, False):
+        torch.manual_seed(0)
+        vit = ViT(**{**VIT, "num_layers": 1, "embedding_std": 0.02, "mimetic": mimetic})
+        far[mimetic] = mean_distance(vit.eval().attention_maps(images), patch_size=4).mean()
+        alike = F.cosine_similarity(vit.positions[2:9], vit.positions[1:8]).mean()  # of neighbours in the first row
+        assert alike > 0.8 if mimetic else alike < 0.2
+    assert far[True] < 0.8 * far[False]
+    with pytest.raises(ValueError, match="embed_dim=30 must be a multiple of 4"):
+        ViT(**{**VIT, "embed_dim": 30, "num_heads": 2, "mimetic": True})
 
 
 def test_positions_of_another_grid() -> None:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vit_cnn.models.dropout import Dropout, StochasticDepth
 from vit_cnn.models.linear import Linear
-from vit_cnn.models.mimetic import mimetic_
+from vit_cnn.models.mimetic import mimetic_, sines
 
 # cuDNN's fused attention, which PyTorch prefers on some GPUs, rounds the dropout rate to sixteenths (0.2 becomes 3/16)
 # and has failed under capture at lengths such as 65. Switched off here, before anything can compile it in.
@@ -131,7 +131,8 @@ class ViT(nn.Module):
         patch_dropout: share of the patches that each training image leaves out, always the same number of them (Liu et
             al., 2022, https://arxiv.org/abs/2208.07220).
         embedding_std: standard deviation of the CLS token and the positions at the start.
-        mimetic: whether attention starts as it looks in trained networks; see ``vit_cnn/models/mimetic.py``.
+        mimetic: whether attention starts as it looks in trained networks, and the positions of the patches start as
+            sines; see ``vit_cnn/models/mimetic.py``.
 
     Attributes:
         only_cls_at_the_end: the switch for computing nothing but the CLS token in the last block, since nothing else
@@ -174,6 +175,8 @@ class ViT(nn.Module):
             raise ValueError(f"patch_size={patch_size} does not divide image_size={image_size}")
         if embed_dim % num_heads:
             raise ValueError(f"num_heads={num_heads} does not divide embed_dim={embed_dim}")
+        if mimetic and embed_dim % 4:
+            raise ValueError(f"embed_dim={embed_dim} must be a multiple of 4 with mimetic=true")
         if not embedding_std >= 0:
             raise ValueError(f"embedding_std={embedding_std} must be at least 0")
         for name, rate in dict(stochastic_depth=stochastic_depth, patch_dropout=patch_dropout).items():
@@ -200,6 +203,8 @@ class ViT(nn.Module):
         self.norm = nn.LayerNorm(embed_dim)
         self.head = Linear(embed_dim, num_classes)
         if mimetic:
+            with torch.no_grad():
+                self.positions[1:] = sines(image_size // patch_size, embed_dim)
             for attention in (module for module in self.modules() if isinstance(module, Attention)):
                 mimetic_(attention.to_qkv, attention.project, num_heads=num_heads)
 
