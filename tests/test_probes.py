@@ -181,6 +181,13 @@ def test_inside(runs: Path, probing: Probe) -> None:
     assert len(heads) == 4
     assert all(0 < float(row["value"]) < 32 for row in heads)
 
+    run(Path("longer"), *SMALL_VIT, "recipe.epochs=3")
+    code, printed = probing("inside", runs, "longer", "--images", 60)
+    assert code == 0, printed
+    blocks = {row["first"] for row in table("inside") if row["second"].startswith("head")}
+    assert len(blocks) == 4  # two of each setting of the ViT
+    assert "; ViT " in check_files("inside", printed)
+
 
 # What is refused, in a line
 
