@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import optuna
 import pytest
@@ -80,6 +81,23 @@ def test_a_trial_that_falls_behind_is_pruned(say: Say, monkeypatch: pytest.Monke
     assert states() == ["COMPLETE", "PRUNED"]
     assert len(trial.validation_accuracies(FOLDER / "trial-0001")) < 40
     assert json.loads((FOLDER / "trial-0001" / "status.json").read_text())["status"] == "stopped"
+
+
+def test_halving_stops_a_trial_that_is_not_among_the_better_half(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    class InTurn(optuna.samplers.RandomSampler):
+        def sample_independent(self, study: Any, trial: Any, name: str, distribution: Any) -> Any:
+            return distribution.choices[trial.number]
+
+    monkeypatch.setattr(optuna.samplers, "TPESampler", lambda **_: InTurn())
+    monkeypatch.setattr(trial, "SECONDS", 0.001)
+    arguments = [*FEW, "recipe.epochs=40", "recipe.optimizer.lr=3e-3,1e-9", "--trials", "2"]
+    code, printed = say(*arguments, "--pruner", "halving")
+    assert code == 0, printed
+    assert states() == ["COMPLETE", "PRUNED"]
+    assert len(trial.validation_accuracies(FOLDER / "trial-0001")) < 40
+    code, printed = say(*arguments, "--pruner", "best")
+    assert code == 2
+    assert "halving" in printed
 
 
 def test_a_search_that_is_stopped_goes_on_where_it_was(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -34,6 +34,13 @@ def main() -> None:
         "overrides", metavar="OVERRIDE", nargs="+", help="whatever a training takes, and what to search"
     )
     parser.add_argument("--trials", type=int, default=20, help="in all, with those of earlier commands (20)")
+    parser.add_argument(
+        "--pruner",
+        choices=["median", "halving"],
+        default="median",
+        help="stops a trial that is below the median of those before it (median), or not among the better half of them "
+        "after 1, 2, 4, 8 … evaluations (halving)",
+    )
     parser.add_argument("--folder", type=Path, default=Path("runs/search"), help="of the study (runs/search)")
     arguments = parser.parse_intermixed_args()
     try:
@@ -46,7 +53,8 @@ def main() -> None:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         fixed, space = read_space(arguments.overrides)
-        study = open_study(arguments.folder, {"overrides": fixed, "space": {key: str(space[key]) for key in space}})
+        about = {"overrides": fixed, "space": {key: str(space[key]) for key in space}}
+        study = open_study(arguments.folder, about, arguments.pruner)
         with contextlib.ExitStack() as lock:
             while trial := next_trial(study, space, arguments.folder, arguments.trials, lock):
                 run_trial(study, trial, fixed, arguments.folder / f"trial-{trial.number:04}")
@@ -54,8 +62,10 @@ def main() -> None:
         write_search(study, fixed, arguments.folder)
 
 
-def open_study(folder: Path, about: dict[str, Any]) -> "Study":
+def open_study(folder: Path, about: dict[str, Any], pruner: str) -> "Study":
     """The study in ``folder``, in a file that several processes may write.
+
+    ``halving``: Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020, https://arxiv.org/abs/1810.05934.
 
     Raises:
         Refused: it searches something else.
@@ -71,7 +81,9 @@ def open_study(folder: Path, about: dict[str, Any]) -> "Study":
             direction="maximize",
             load_if_exists=True,
             sampler=optuna.samplers.TPESampler(constant_liar=True),  # trials that go on elsewhere are not tried again
-            pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+            if pruner == "halving"
+            else optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
         )
         if study.user_attrs.get("about", about) != about:
             raise Refused(f"{folder} holds a search with other settings: choose another --folder, or remove it")
