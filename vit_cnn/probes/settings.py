@@ -48,15 +48,19 @@ def check_trained_alike(runs: list[Run]) -> None:
     for run in runs:
         first = firsts.setdefault(inner_network(run), run)
         alike = permuted.setdefault(permutation_of(run), run)
-        for other, settings in ((runs[0], training), (first, network), (alike, permutation)):
-            mine, theirs = settings(run), settings(other)
+        for other, settings_of in (
+            (runs[0], training_settings),
+            (first, network_settings),
+            (alike, permutation_settings),
+        ):
+            mine, theirs = settings_of(run), settings_of(other)
             for key, value in mine.items():
                 if value != theirs.get(key):
                     differs = f"{key} is {value} and {theirs.get(key)}"
                     raise Refused(f"{run.folder} was trained otherwise than {other.folder}: {differs}")
 
 
-def training(run: Run) -> dict[str, Any]:
+def training_settings(run: Run) -> dict[str, Any]:
     recipe = {key: value for key, value in run.config["recipe"].items() if key != "name"}
     result = run.result or {}
     about = {"steps": result["steps"], "continued": run.continued, "precision": result["precision"]}
@@ -64,11 +68,11 @@ def training(run: Run) -> dict[str, Any]:
     return prefixed("recipe", recipe) | about | {"init": run.config.get("init") is not None}
 
 
-def network(run: Run) -> dict[str, Any]:
+def network_settings(run: Run) -> dict[str, Any]:
     return prefixed("model", inner(run))
 
 
-def permutation(run: Run) -> dict[str, Any]:
+def permutation_settings(run: Run) -> dict[str, Any]:
     """Which permutation; nothing where there is none."""
     keys = ("patch_size", "permutation_seed") if permutation_of(run) != "nothing" else ()
     return {f"model.{key}": run.config["model"][key] for key in keys}
