@@ -139,6 +139,17 @@ def test_what_can_change_a_figure_is_in_the_label(runs: Path, changes: dict[str,
     )
 
 
+def test_seeds_of_several_machines_can_be_put_together_without_their_times(runs: Path) -> None:
+    change(runs / "vit4", device="another processor, 8 threads")
+    for any_machine, seeds in ((False, ["1", "1"]), (True, ["2"])):
+        build(find_runs([runs]), Path("out"), look_inside=False, any_machine=any_machine)
+        rows = [row for row in csv.DictReader(open("out/results.csv")) if row[""].startswith("ViT")]
+        assert [row["seeds"] for row in rows] == seeds
+    cost = next(row for row in csv.DictReader(open("out/cost.csv")) if row[""] == "ViT")
+    assert "another processor, 8 threads" in cost["device"]
+    assert (cost["training time"], cost["images/s"]) == ("–", "–")
+
+
 def test_equal_seeds_of_equal_settings_are_one_observation(runs: Path) -> None:
     for name in ("vit3", "cnn"):
         shutil.copytree(runs / name, runs / f"{name} again")
@@ -362,7 +373,7 @@ def test_the_first_figure_of_the_readme(monkeypatch: pytest.MonkeyPatch, capfd: 
     assert code == 0, printed
     assert Path("accuracy.png").stat().st_size > 10_000
     texts = [text.get_text() for text in deck.accuracy(curves.read_csv(kept)["val/acc"]).axes[0].texts]
-    assert {"ours: CNN deck, 180 epochs, n = 1", "ours: ViT strong, 200 epochs, n = 1"} <= set(texts)
+    assert {"ours: CNN deck, 180 epochs, n = 2", "ours: ViT strong, 200 epochs, n = 2"} <= set(texts)
     assert "the deck's ViT,\n77% test" in texts
     other = {"Hybrid": curves.read_csv(kept)["val/acc"]["ViT deck"]}  # of which the deck knows nothing
     assert any("Hybrid" in text.get_text() for text in deck.accuracy(other).axes[0].texts)

@@ -19,12 +19,22 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("report"), help="folder for the report (default: report)")
     parser.add_argument("--no-inside", action="store_true", help="leave out the look inside the networks")
     parser.add_argument("--replace", action="store_true", help="also a report of other runs that is in the folder")
+    parser.add_argument(
+        "--any-machine", action="store_true", help="seeds on different machines belong together, without their times"
+    )
     parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="whose code a run may name")
     arguments = parser.parse_args()
     trust = ":".join(arguments.trust)
     runs = find_runs(arguments.runs, trust=trust)
     inside = not arguments.no_inside
-    page = build(runs, arguments.out, look_inside=inside, replace=arguments.replace, trust=trust)
+    page = build(
+        runs,
+        arguments.out,
+        look_inside=inside,
+        replace=arguments.replace,
+        any_machine=arguments.any_machine,
+        trust=trust,
+    )
     console.print(f"Report: {page}")
 
 

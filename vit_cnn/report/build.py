@@ -33,19 +33,28 @@ log = logging.getLogger(__name__)
 
 
 @rc_context({"text.parse_math": False})  # a class may be called $
-def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: bool = False, trust: str = "") -> Path:
+def build(
+    runs: list[Run],
+    folder: Path,
+    *,
+    look_inside: bool = True,
+    replace: bool = False,
+    any_machine: bool = False,
+    trust: str = "",
+) -> Path:
     """Write ``report.html`` with its figures and tables into ``folder``.
 
     Args:
         look_inside: into the networks too, which takes their weights and the images.
         replace: also a report of other runs.
+        any_machine: seeds on different machines belong together; their times are then left out.
         trust: as in ``find_runs``.
 
     Raises:
         Refused: the runs cannot be compared, or ``folder`` holds a report of other runs; nothing is written.
     """
     check_same_data(runs)
-    everything = label_runs(runs)
+    everything = label_runs(runs, machines=not any_machine)
     runs, repeats = once_per_seed(everything)
     finished = [run for run in runs if run.result]
     best = best_groups(finished)
@@ -73,7 +82,7 @@ def build(runs: list[Run], folder: Path, *, look_inside: bool = True, replace: b
     add_curves(page, runs, colours)
     if {"ViT", "CNN"} <= {group[0].model for group in best.values()}:
         add_claims(page, best)
-    add_sweep(page, [run for run in finished if run.model == "ViT"])
+    add_sweep(page, [run for run in finished if run.model == "ViT"], machines=not any_machine)
     if best:
         of_best = {label: predictions[label] for label in best}
         add_errors(page, of_best, data, colours)
@@ -187,9 +196,9 @@ def add_claims(page: Page, best: dict[str, list[Run]]) -> None:
     page.table("observations", ["observation", "here too?", "found", "rule of the verdict"], rows)
 
 
-def add_sweep(page: Page, runs: list[Run]) -> None:
+def add_sweep(page: Page, runs: list[Run], *, machines: bool) -> None:
     """Heat maps, where the ViT's runs differ in two numbers."""
-    names = swept(runs)
+    names = swept(runs, machines=machines)
     numbers = [name for name in names if all(isinstance(settings_of(run)[name], (int, float)) for run in runs)]
     if len(names) < 2:
         return

@@ -77,9 +77,9 @@ def once_per_seed(runs: list[Run]) -> tuple[list[Run], list[tuple[Run, Run]]]:
     return kept, repeats
 
 
-def swept(runs: list[Run]) -> list[str]:
+def swept(runs: list[Run], *, machines: bool = True) -> list[str]:
     """The settings in which runs differ, seeds aside."""
-    settings = [settings_of(run) for run in runs]
+    settings = [settings_of(run, machines=machines) for run in runs]
     names = settings[0] if settings else {}
     return [name for name in names if len({str(each.get(name)) for each in settings}) > 1]
 

@@ -71,12 +71,14 @@ def step_flops(result: dict[str, Any]) -> int:
 def cost_of(group: list[Run]) -> dict[str, str]:
     results = [run.result for run in group if run.result]
     flops = [step_flops(result) * result["steps"] / 1e15 for result in results]
+    devices = sorted({device_of(result) for result in results})
+    seconds, speed = (np.mean([result[key] for result in results]) for key in ("seconds_train", "images_per_second"))
     return {
         "best epoch": ", ".join(f"{result['best_epoch']:g}" for result in results),
-        "training time": duration(float(np.mean([result["seconds_train"] for result in results]))),
+        "training time": duration(float(seconds)) if len(devices) == 1 else "–",
         "PFLOP": f"{np.mean(flops):.3g}",
-        "images/s": f"{np.mean([result['images_per_second'] for result in results]):,.0f}",
-        "device": "; ".join(sorted({device_of(result) for result in results})),
+        "images/s": f"{speed:,.0f}" if len(devices) == 1 else "–",
+        "device": "; ".join(devices),
         "precision": ", ".join(sorted({result["precision"] for result in results})),
     }
 
