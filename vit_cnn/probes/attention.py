@@ -43,10 +43,10 @@ def distances_in_words(label: str, far: Array, uniform: float) -> str:
 
 def draw_distances(axes: Axes, far: dict[str, Array], uniform: float) -> None:
     """A dot for each head of each block [blocks, heads] of each label, side by side."""
-    colours = colours_of(list(far))
+    colours, step = colours_of(list(far)), min(0.16, 0.8 / len(far))
     for place, (label, blocks) in enumerate(far.items()):
         for number, heads in enumerate(blocks, start=1):
-            x = number + 0.16 * (place - (len(far) - 1) / 2)
+            x = number + step * (place - (len(far) - 1) / 2)
             axes.scatter([x] * len(heads), heads, color=colours[label], alpha=0.7, label=label if number == 1 else None)
     axes.axhline(uniform, color="#555", linestyle="--", linewidth=1)
     axes.annotate("uniform attention", (1, uniform), xytext=(0, 4), textcoords="offset points", color="#555")
