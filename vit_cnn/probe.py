@@ -67,12 +67,14 @@ def main() -> None:
             note_look(run.folder, by=f"probe {arguments.name}")
     look = Look(split=arguments.split, images=arguments.images, device=arguments.device)
     findings = PROBES[arguments.name](runs, look)
-    findings.write(arguments.out, arguments.name)
+    findings.write(arguments.out, arguments.name, [run.folder for run in runs])
     console.print(findings.verdict, highlight=False)
     console.print(
         "Intervals are of 95 %: over three seeds or more, else, and always in agreement and inside, over the images."
     )
-    console.print(f"Table, figure and this sentence: {arguments.out / arguments.name}.csv, .png, .txt")
+    console.print(
+        f"Table, figure and this sentence: {arguments.out / arguments.name}.csv, .png, .txt; vit-cnn report shows them."
+    )
 
 
 if __name__ == "__main__":

@@ -23,8 +23,8 @@ class Findings:
     figure: Figure
     verdict: str
 
-    def write(self, folder: Path, name: str) -> None:
-        """``<name>.csv``, ``<name>.png`` and ``<name>.txt``."""
+    def write(self, folder: Path, name: str, runs: Sequence[Path]) -> None:
+        """``<name>.csv``, ``<name>.png`` and ``<name>.txt``: the verdict, and below it a line for each run."""
         folder.mkdir(parents=True, exist_ok=True)
         with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.rows[0].keys(), lineterminator="\n")
@@ -34,7 +34,8 @@ class Findings:
                     {key: round(value, 5) if isinstance(value, float) else value for key, value in row.items()}
                 )
         self.figure.savefig(folder / f"{name}.png", dpi=130)
-        (folder / f"{name}.txt").write_text(f"{self.verdict}\n", encoding="utf-8")
+        lines = [self.verdict, *map(str, runs)]
+        (folder / f"{name}.txt").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def draw_lines(axes: Axes, x: Sequence[float], lines: dict[str, list[Interval]], colours: dict[str, str]) -> None:

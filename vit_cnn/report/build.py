@@ -24,6 +24,7 @@ from vit_cnn.report.groups import by_label, check_same_data, label_runs, once_pe
 from vit_cnn.report.mistakes import add_calibration, add_errors
 from vit_cnn.report.networks import add_data, add_inside
 from vit_cnn.report.page import NAME, Page
+from vit_cnn.report.probes import add_probes
 from vit_cnn.report.repeat import add_groups
 from vit_cnn.report.results import add_mcnemar, add_results, add_runs, step_flops
 from vit_cnn.run.reading import Run
@@ -40,6 +41,7 @@ def build(
     look_inside: bool = True,
     replace: bool = False,
     any_machine: bool = False,
+    probes: Path | None = None,
     trust: str = "",
 ) -> Path:
     """Write ``report.html`` with its figures and tables into ``folder``.
@@ -48,6 +50,7 @@ def build(
         look_inside: into the networks too, which takes their weights and the images.
         replace: also a report of other runs.
         any_machine: seeds on different machines belong together; their times are then left out.
+        probes: folder with what probes have found, of which a section shows what is about these runs.
         trust: as in ``find_runs``.
 
     Raises:
@@ -92,6 +95,8 @@ def build(
         add_inside(page, best, data, colours, trust=trust)
     elif look_inside and not data:
         page.section("Inside the networks", "Left out: the images are not here (the log says why).")
+    if probes:
+        add_probes(page, everything, probes)
     return page.write()
 
 

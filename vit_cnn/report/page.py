@@ -103,6 +103,14 @@ class Page:
         ]
         self.add("picture", name=name, panels=shown, caption=caption, is_pixels=is_pixels)
 
+    def figure_file(self, name: str, content: bytes, *, caption: str) -> None:
+        """A figure that was drawn before, as a PNG file, in the size on paper that it names; also as ``<name>.png``."""
+        (self.folder / f"{name}.png").write_bytes(content)
+        image = Image.open(io.BytesIO(content))
+        width = round(image.width * CSS_PIXELS / image.info.get("dpi", [CSS_PIXELS])[0])
+        panel = {"data": base64.b64encode(content).decode(), "width": width}
+        self.add("picture", name=name, panels=[panel], caption=caption, is_pixels=False)
+
     def plot(self, name: str, figure: go.Figure, caption: str) -> None:
         """A figure that answers to the mouse."""
         options = {"include_plotlyjs": False, "config": {"displayModeBar": False, "responsive": True}}
