@@ -373,7 +373,7 @@ def test_the_first_figure_of_the_readme(monkeypatch: pytest.MonkeyPatch, capfd: 
     assert code == 0, printed
     assert Path("accuracy.png").stat().st_size > 10_000
     texts = [text.get_text() for text in deck.accuracy(curves.read_csv(kept)["val/acc"]).axes[0].texts]
-    assert {"ours: CNN deck, 180 epochs, n = 2", "ours: ViT strong, 200 epochs, n = 2"} <= set(texts)
+    assert {"ours: CNN deck, 180 epochs, n = 3", "ours: ViT strong, 200 epochs, n = 3"} <= set(texts)
     assert "the deck's ViT,\n77% test" in texts
     other = {"Hybrid": curves.read_csv(kept)["val/acc"]["ViT deck"]}  # of which the deck knows nothing
     assert any("Hybrid" in text.get_text() for text in deck.accuracy(other).axes[0].texts)
