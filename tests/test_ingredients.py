@@ -1,5 +1,6 @@
 """What a better recipe adds to network, optimiser and evaluation: each does what its name says."""
 
+import copy
 import json
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from vit_cnn.errors import Refused, Stopped
 from vit_cnn.models import CNN, ViT
 from vit_cnn.models.attention_maps import mean_distance
 from vit_cnn.models.dropout import StochasticDepth
-from vit_cnn.models.parts import hidden_matrices, weights_and_others
+from vit_cnn.models.parts import hidden_weights, weights_and_others
 from vit_cnn.models.size import flops_per_update
 from vit_cnn.models.vit import resized_positions, some_patches
 from vit_cnn.report.results import step_flops
@@ -139,9 +140,7 @@ def test_what_decays() -> None:
     assert changed == weights
 
 
-def test_muon_changes_the_matrices_between_first_and_last_layer() -> None:
-    cnn = CNN(image_size=32, num_channels=3, num_classes=10)
-    assert {tuple(matrix.shape) for matrix in hidden_matrices(cnn)} == {(1024, 4096), (512, 1024)}
+def test_muon_changes_the_weights_between_the_first_layer_and_the_head() -> None:
     vit = ViT(**{**VIT, "num_layers": 1, "embed_dim": 32, "hidden_dim": 48})
     options = ["recipe.optimizer.name=muon", "recipe.optimizer.decay_all=false", "recipe.optimizer.weight_decay=0.05"]
     recipe = composed("trainer=cpu", *options).recipe.optimizer
@@ -161,6 +160,37 @@ def test_muon_changes_the_matrices_between_first_and_last_layer() -> None:
     again = build_optimizer(vit, recipe, optimizer.state_dict())
     assert torch.equal(again.state[matrix]["momentum_buffer"], optimizer.state[matrix]["momentum_buffer"])
     assert again.state[vit.positions]["step"] == 1
+
+
+def test_muon_takes_filters_as_matrices_in_either_format() -> None:
+    recipe = composed("trainer=cpu", "recipe.optimizer.name=muon", "recipe.optimizer.weight_decay=0.5").recipe.optimizer
+    torch.manual_seed(0)
+    first = CNN(image_size=8, num_channels=3, num_classes=10)
+    hidden = hidden_weights(first)
+    assert hidden == [first.features[layer].weight for layer in (2, 6, 8, 12, 14)]
+    assert flops_per_update(first, "adamw") == 0 < flops_per_update(first, "muon") < 6e9
+
+    matrices = [nn.Parameter(weight.detach().flatten(1).clone()) for weight in hidden]
+    expected = torch.optim.Muon(matrices, lr=recipe.lr, weight_decay=0.5, momentum=0.9, adjust_lr_fn="match_rms_adamw")
+    second = copy.deepcopy(first).to(memory_format=torch.channels_last)
+    optimizers = [build_optimizer(net, recipe) for net in (first, second)]
+    for _ in range(2):
+        for one, other in zip(first.parameters(), second.parameters(), strict=True):
+            one.grad = torch.randn_like(one)
+            other.grad = one.grad.to(memory_format=torch.channels_last) if one.ndim == 4 else one.grad.clone()
+        for weight, matrix in zip(hidden, matrices, strict=True):
+            matrix.grad = weight.grad.flatten(1)
+        for optimizer in (*optimizers, expected):
+            optimizer.step()
+    for weight, matrix, other in zip(hidden, matrices, hidden_weights(second), strict=True):
+        assert torch.equal(weight.flatten(1), matrix)
+        torch.testing.assert_close(other, weight, atol=1e-5, rtol=0)
+    with pytest.raises(Refused, match="muon needs layers between the first and the last: use adamw"):
+        build_optimizer(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)), recipe)
+    state = expected.state_dict()
+    state["param_groups"][0]["params"].pop()
+    with pytest.raises(Refused, match="muon changed other weights, as in an earlier version of vit_cnn"):
+        build_optimizer(first, recipe, {"muon": state, "adamw": optimizers[0].adamw.state_dict()})
 
 
 def test_muon_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -219,7 +219,7 @@ def test_cuda(model: str, options: list[str]) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
-@pytest.mark.parametrize("model, optimizer", [("vit", "adamw"), ("cnn", "adamw"), ("vit", "muon")])
+@pytest.mark.parametrize("model, optimizer", [("vit", "adamw"), ("cnn", "adamw"), ("vit", "muon"), ("cnn", "muon")])
 def test_a_captured_step_learns_what_a_plain_one_learns(
     model: str, optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -181,8 +181,6 @@ def test_pictures_of_attention_are_absent() -> None:
     ([*RESNET, "model.patch_size=4"],
      "model.patch_size is not a key of its file; +model.patch_size=… hands it to timm.create_model all the same"),
     (["model=timm", "model.model_nam=resnet18"], "model.model_nam is not a key: did you mean model.model_name?"),
-    ([*PRESETS["mobilenetv3_small_050"], "recipe.optimizer.name=muon"],
-     "recipe.optimizer.name=muon needs linear layers between the first and the last layer: use adamw"),
     ([*RESNET, "model.pretrained=perhaps"], "model.pretrained: Value 'perhaps' is not a valid bool"),
     (["model._target_=torchvision.models.resnt18"],
      "torchvision.models has no class or function resnt18: did you mean resnet18?"),

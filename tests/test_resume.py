@@ -216,9 +216,13 @@ def test_what_is_said_after_max_steps(caplog: pytest.LogCaptureFixture) -> None:
     assert "trains it further" not in caplog.text
 
 
-def test_another_memory_format_on_resume_changes_nothing_but_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_another_memory_format_on_resume_changes_nothing_but_rounding(
+    optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The fused optimiser takes for granted that its state is laid out like the weights."""
-    cnn = ["model=cnn", "data=digits", "data.max_images=64", "recipe.batch_size=16", "recipe.epochs=2", "trainer=cpu"]
+    cnn = ["model=cnn", "data=digits", "data.max_images=64", "recipe.batch_size=16", "recipe.epochs=2", "trainer=cpu",
+           f"recipe.optimizer.name={optimizer}"]  # fmt: skip
     for layout in ("true", "false"):
         Path(layout).mkdir()
         with monkeypatch.context() as patch:

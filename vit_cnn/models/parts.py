@@ -74,7 +74,13 @@ def weights_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
     return weights, others
 
 
-def hidden_matrices(model: nn.Module) -> list[nn.Parameter]:
-    """The weights of linear layers, without the network's first and last layer."""
+def hidden_weights(model: nn.Module) -> list[nn.Parameter]:
+    """The weights of linear layers and convolutions between the network's first layer and its head.
+
+    The head is the last layer; of a CNN it is all three linear layers, of which the first is so large that making it
+    orthogonal would cost as much as all else in a step.
+    """
     weights, _ = weights_and_others(model)
-    return [weight for weight in weights[1:-1] if weight.ndim == 2]
+    inner = getattr(model, "network", model)
+    head = {id(weight) for weight in (inner.classifier.parameters() if isinstance(inner, CNN) else weights[-1:])}
+    return [weight for weight in weights[1:] if id(weight) not in head]

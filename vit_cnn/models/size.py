@@ -11,7 +11,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vit_cnn.models.parts import hidden_matrices
+from vit_cnn.models.parts import hidden_weights
 from vit_cnn.models.vit import ViT
 
 MUON_ITERATIONS = 5  # of Newton and Schulz, in torch.optim.Muon
@@ -104,8 +104,8 @@ def flops_per_image(model: nn.Module, image: Tensor, *, in_training: bool = Fals
 
 
 def flops_per_update(model: nn.Module, optimizer: str) -> int:
-    """Operations of one update: Muon makes that of every hidden matrix orthogonal, others do nothing of that size."""
+    """Operations of one update: Muon makes that of all hidden weights orthogonal, others do nothing of that size."""
     if optimizer != "muon":
         return 0
-    sides = [sorted(matrix.shape) for matrix in hidden_matrices(model) if matrix.requires_grad]
+    sides = [sorted(weight.flatten(1).shape) for weight in hidden_weights(model) if weight.requires_grad]
     return MUON_ITERATIONS * sum(4 * n**2 * m + 2 * n**3 for n, m in sides)

@@ -1,39 +1,66 @@
-"""Muon for matrices and AdamW for the rest, behind the face of one optimiser."""
+"""Muon for hidden weights and AdamW for the rest, behind the face of one optimiser."""
 
+from collections.abc import MutableMapping
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 
 
-class MuonAndAdamW(torch.optim.Optimizer):
-    """PyTorch's Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/) knows matrices alone.
+class FilterMuon(torch.optim.Muon):
+    """PyTorch's Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/), which knows matrices alone.
 
-    Muon's steps are scaled to the size of AdamW's (https://arxiv.org/abs/2502.16982), so that both share a learning
+    The filters of a convolution go through it as a matrix: a row for each, as in the paper's own runs on CIFAR-10.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
+        matrices = [[as_matrix(weight.detach()) for weight in group["params"]] for group in groups]
+        super().__init__([{**group, "params": each} for group, each in zip(groups, matrices, strict=True)], **settings)
+        for held, group in zip(self.param_groups, groups, strict=True):
+            held["params"] = group["params"]
+
+    def _init_group(self, group: MutableMapping[str, Any], *lists: list[Tensor]) -> bool:
+        """Fill the lists of weights, gradients and momenta that a step works on, and show each as a matrix."""
+        is_complex = super()._init_group(group, *lists)
+        for tensors in lists:
+            tensors[:] = [as_matrix(each) for each in tensors]
+        return is_complex
+
+
+def as_matrix(weight: Tensor) -> Tensor:
+    """Filters [c_out, c_in, h, w] as [c_out, c_in · h · w], in the same memory in either format; a matrix as it is."""
+    if weight.ndim == 4 and weight.is_contiguous(memory_format=torch.channels_last):
+        return rearrange(weight, "c_out c_in h w -> c_out (h w c_in)")
+    return weight.flatten(1)
+
+
+class MuonAndAdamW(torch.optim.Optimizer):
+    """Muon's steps are scaled to the size of AdamW's (https://arxiv.org/abs/2502.16982), so that both share a learning
     rate and a weight decay.
 
     Args:
-        matrices: parameters of two dimensions that Muon changes.
+        hidden: weights of linear layers and convolutions, which Muon changes.
         groups: all parameters, as groups with a ``weight_decay`` each.
     """
 
     def __init__(
         self,
-        matrices: list[nn.Parameter],
+        hidden: list[nn.Parameter],
         groups: list[dict[str, Any]],
         *,
         lr: float,
         momentum: float,
         betas: tuple[float, float],
     ) -> None:  # no call of the base class: the two optimisers inside hold groups and state
-        chosen = {id(matrix) for matrix in matrices}
+        chosen = {id(weight) for weight in hidden}
         parts: list[list[dict[str, Any]]] = [[], []]
         for group in groups:
             for part, is_muons in zip(parts, (True, False), strict=True):
                 found = [parameter for parameter in group["params"] if (id(parameter) in chosen) == is_muons]
                 if found:
                     part.append({**group, "params": found})
-        self.muon = torch.optim.Muon(parts[0], lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw")
+        self.muon = FilterMuon(parts[0], lr=lr, momentum=momentum, adjust_lr_fn="match_rms_adamw")
         self.adamw = torch.optim.AdamW(parts[1], lr=lr, betas=betas, fused=True)
 
     @property
@@ -57,17 +84,17 @@ class MuonAndAdamW(torch.optim.Optimizer):
     def step_on_device(self, groups: list[dict[str, Any]], rates: list[Tensor]) -> None:
         """Muon reads its learning rate on the host, which would wait for the device and could not be captured.
 
-        But its step is in proportion to the rate. So Muon makes the step of rate 1, and the matrices go as much of
+        But its step is in proportion to the rate. So Muon makes the step of rate 1, and the weights go as much of
         that way as the rate says.
         """
-        before = [[matrix.clone() for matrix in group["params"]] for group in groups]
+        before = [[weight.clone() for weight in group["params"]] for group in groups]
         for group in groups:
             group["lr"] = 1.0
         self.muon.step()
         for group, rate, starts in zip(groups, rates, before, strict=True):
             group["lr"] = rate
-            for matrix, start in zip(group["params"], starts, strict=True):
-                matrix.copy_(start.lerp(matrix, rate))
+            for weight, start in zip(group["params"], starts, strict=True):
+                weight.copy_(start.lerp(weight, rate))
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.muon.zero_grad(set_to_none)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from vit_cnn.config.schema import Optimizer, Recipe
 from vit_cnn.errors import Refused
-from vit_cnn.models.parts import depths, hidden_matrices, weights_and_others
+from vit_cnn.models.parts import depths, hidden_weights, weights_and_others
 from vit_cnn.training.muon import MuonAndAdamW
 
 
@@ -18,7 +18,7 @@ def build_optimizer(
     """The optimiser that ``recipe.name`` asks for, which changes every parameter.
 
     ``adamw`` (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101), ``sgd`` with Nesterov momentum, or ``muon``
-    for the matrices between the first and the last layer and AdamW for the rest.
+    for the weights between the first layer and the head and AdamW for the rest.
 
     With ``recipe.decay_all``, weight decay acts on norms, biases, positions and CLS too, as it does in the notebook
     behind the deck; else on nothing but the weights of linear layers and convolutions.
@@ -28,7 +28,7 @@ def build_optimizer(
         scales: learning rate of each parameter, by name, as a share of ``recipe.lr``; as ``layer_scales`` gives them.
 
     Raises:
-        Refused: ``muon``, and the network has no such matrices.
+        Refused: ``muon``, and the network has no such weights; or ``state`` is of other weights.
     """
     decayed, free = weights_and_others(model)
     groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
@@ -43,15 +43,19 @@ def build_optimizer(
             groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
         )
     elif recipe.name == "muon":
-        if not (matrices := hidden_matrices(model)):
-            raise Refused(
-                "recipe.optimizer.name=muon needs linear layers between the first and the last layer: use adamw"
-            )
-        optimizer = MuonAndAdamW(matrices, groups, lr=recipe.lr, momentum=recipe.momentum, betas=(beta1, beta2))
+        if not (hidden := hidden_weights(model)):
+            raise Refused("recipe.optimizer.name=muon needs layers between the first and the last: use adamw")
+        optimizer = MuonAndAdamW(hidden, groups, lr=recipe.lr, momentum=recipe.momentum, betas=(beta1, beta2))
     else:
         optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(beta1, beta2), fused=True)
     if state is not None:
-        optimizer.load_state_dict(state)
+        try:
+            optimizer.load_state_dict(state)
+        except ValueError:  # the groups have other parameters
+            raise Refused(
+                f"the checkpoint's {recipe.name} changed other weights, as in an earlier version of vit_cnn: "
+                "go on with that version"
+            ) from None
         for parameter, held in optimizer.state.items():
             for name, tensor in held.items():
                 if isinstance(tensor, Tensor) and tensor.shape == parameter.shape:
