@@ -1,5 +1,6 @@
 """What probes have found about the same runs is a section of their report."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,18 @@ def test_report_shows_probes(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd:
     assert Path("report/probe_agreement.png").read_bytes() == Path("probes/agreement.png").read_bytes()
 
 
+def test_report_says_which_findings_are_older_than_a_run(
+    runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert call(probe.main, ["agreement", str(runs)], monkeypatch, capfd)[0] == 0
+    note = "A run is newer than this finding"
+    assert call(report.main, [str(runs), "--no-inside"], monkeypatch, capfd)[0] == 0
+    assert note not in Path("report/report.html").read_text()
+    os.utime("probes/agreement.txt", (0, 0))
+    assert call(report.main, [str(runs), "--no-inside"], monkeypatch, capfd)[0] == 0
+    assert note in Path("report/report.html").read_text()
+
+
 def test_report_leaves_out_what_is_not_about_its_runs(
     runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -54,6 +67,7 @@ def test_damaged_findings_cost_no_report(
     code, printed = call(report.main, [str(runs), "--no-inside"], monkeypatch, capfd)
     assert code == 0, printed
     assert "probes/agreement.txt is left out: " in printed
+    assert ("the verdict, is empty" in printed) == (content == b"")
     assert '<h2 id="probes">' not in Path("report/report.html").read_text()
 
 
