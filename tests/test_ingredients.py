@@ -217,20 +217,23 @@ def weights_of_start(options: list[str]) -> dict[str, Tensor]:
     return ViT(**{key: value for key, value in cfg.model.items() if key != "_target_"}).state_dict()
 
 
-def test_muon_with_its_rate_on_the_device_makes_the_same_step() -> None:
+@pytest.mark.parametrize("model", ["vit", "cnn"])
+def test_muon_with_its_rate_on_the_device_makes_the_same_step(model: str) -> None:
     """As a captured step needs it: not the number of the capture, but that of each replay."""
     recipe = composed("trainer=cpu", "recipe.optimizer.name=muon", "recipe.optimizer.weight_decay=0.5").recipe.optimizer
     nets = []
     for on_device in (False, True):
         torch.manual_seed(0)
-        nets.append(vit := ViT(**{**VIT, "num_layers": 1}))
-        optimizer = build_optimizer(vit, recipe)
+        is_vit = model == "vit"
+        net = ViT(**{**VIT, "num_layers": 1}) if is_vit else CNN(image_size=8, num_channels=3, num_classes=10)
+        nets.append(net.to(memory_format=torch.channels_last))
+        optimizer = build_optimizer(net, recipe)
         if on_device:
             for group in optimizer.param_groups:
                 group["lr"] = torch.tensor(group["lr"])
         for rate in (3e-2, 1e-2):
             set_learning_rate(optimizer, rate)
-            for parameter in vit.parameters():
+            for parameter in net.parameters():
                 parameter.grad = torch.randn_like(parameter)
             optimizer.step()
         assert all(isinstance(group["lr"], Tensor) == on_device for group in optimizer.param_groups)

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 
 
 class FilterMuon(torch.optim.Muon):
-    """PyTorch's Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/), which knows matrices alone.
+    """PyTorch's Muon (Jordan et al., 2024, https://kellerjordan.github.io/posts/muon/) for convolutions, too.
 
-    The filters of a convolution go through it as a matrix: a row for each, as in the paper's own runs on CIFAR-10.
+    To Muon the filters of a convolution are a matrix with a row for each. PyTorch's takes matrices alone: it is built
+    with them, then holds the filters, and each step sees these as matrices again.
     """
 
     def __init__(self, groups: list[dict[str, Any]], **settings: Any) -> None:
@@ -36,8 +37,9 @@ def as_matrix(weight: Tensor) -> Tensor:
 
 
 class MuonAndAdamW(torch.optim.Optimizer):
-    """Muon's steps are scaled to the size of AdamW's (https://arxiv.org/abs/2502.16982), so that both share a learning
-    rate and a weight decay.
+    """Both share a learning rate and a weight decay.
+
+    For that Muon's steps are scaled to the size of AdamW's (https://arxiv.org/abs/2502.16982).
 
     Args:
         hidden: weights of linear layers and convolutions, which Muon changes.
