@@ -16,7 +16,7 @@ from vit_cnn import start
 from vit_cnn.errors import exit_with_code
 from vit_cnn.processes import joined, together
 from vit_cnn.train import main
-from vit_cnn.training import loop, step
+from vit_cnn.training import loop
 
 faults = os.environ["FAULTS"].split()
 starts_before = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -24,7 +24,7 @@ fault, rank, at = (faults[starts_before] if starts_before < len(faults) else "no
 is_faulty = os.environ["RANK"] == rank
 loop.SAVE_EVERY = 0
 together.SEEN_WITHIN = 1
-rate, batch, first, save = loop.learning_rate, step.training_batch, together.from_first, os.fsync
+rate, batch, first, save = loop.learning_rate, loop.training_batch, together.from_first, os.fsync
 steps = [0]  # the last one begun
 
 
@@ -59,7 +59,7 @@ def from_first(value: Any) -> Any:
     return config, Path("elsewhere") if fault == "folder" and is_faulty else folder
 
 
-loop.learning_rate, step.training_batch, start.from_first, os.fsync = learning_rate, training_batch, from_first, fsync
+loop.learning_rate, loop.training_batch, start.from_first, os.fsync = learning_rate, training_batch, from_first, fsync
 if fault == "code" and is_faulty:
     joined.hash_of = lambda files: "another"
 if fault == "command" and is_faulty:

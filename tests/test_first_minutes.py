@@ -1,5 +1,7 @@
 """The first steps on a GPU, as far as a CPU can take them."""
 
+import re
+
 import pytest
 import torch
 from helpers import call
@@ -27,6 +29,15 @@ def test_the_profile_says_what_a_step_takes(monkeypatch: pytest.MonkeyPatch, cap
     assert code == 0, printed
     assert "ms a step" in printed
     assert "aten::" in printed
+
+
+def test_what_strong_adds_to_a_step(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(first_minutes, "NETWORKS", ("vit",))
+    monkeypatch.setattr(first_minutes, "BLOCK", 2)
+    few = ["model.patch_size=16", "model.num_layers=1"]
+    code, printed = call(first_minutes.main, ["augmentation", *SMALL, *few], monkeypatch, capfd)
+    assert code == 0, printed
+    assert re.search(r"vit: [\d.]+ ms a step, with strong's augmentation and EMA [\d.]+: [+-][\d.]+%", printed)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -24,7 +24,7 @@ from vit_cnn.errors import Failed
 from vit_cnn.run import checkpoint
 from vit_cnn.run.tracking import rewind
 from vit_cnn.start import claims, taken
-from vit_cnn.training import loop, step
+from vit_cnn.training import loop
 from vit_cnn.training.loop import train
 from vit_cnn.training.speed import Speed
 
@@ -119,15 +119,15 @@ def test_max_steps_ends_a_run_early_and_whole() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training_batch = step.training_batch
+    training_batch = loop.training_batch
 
     def poisoned(*arguments: Any, **options: Any) -> tuple[torch.Tensor, ...]:
         poisoned.calls += 1
         images, *labels = training_batch(*arguments, **options)
-        return images * (float("nan") if poisoned.calls == 8 else 1), *labels
+        return images * (float("nan") if poisoned.calls == 9 else 1), *labels  # the first is shown, not learnt from
 
     poisoned.calls = 0
-    monkeypatch.setattr(step, "training_batch", poisoned)
+    monkeypatch.setattr(loop, "training_batch", poisoned)
     monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     code, printed = command(*TINY, "trainer.log_every=5", "hydra.run.dir=run")
     assert code == 1
@@ -136,7 +136,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights
     assert all(tensor.isfinite().all() for tensor in weights("run").values())
     assert torch.load("run/last.pt", weights_only=True)["progress"]["step"] == 5
     assert json.loads(Path("run/status.json").read_text())["status"] == "failed"
-    monkeypatch.setattr(step, "training_batch", training_batch)
+    monkeypatch.setattr(loop, "training_batch", training_batch)
     assert command("resume=run")[0] == 0
 
 
@@ -237,6 +237,21 @@ def test_a_captured_step_learns_what_a_plain_one_learns(
         assert len({line["lr"] for line in lines}) > 15  # of the 20 steps of two epochs
     assert losses["true"][:10] == pytest.approx(losses["false"][:10], rel=1e-3)
     assert losses["true"] == pytest.approx(losses["false"], rel=0.2)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
+def test_a_captured_step_learns_the_same_however_far_the_host_is_ahead() -> None:
+    """Batches are made while the network learns from earlier ones, or after it where each step is waited for."""
+    losses = []
+    for log_every in ("1", "null"):
+        Path(log_every).mkdir()
+        cfg = composed("model=vit", "data=digits", "recipe=strong", "max_steps=60", "trainer=gpu",
+                       "trainer.precision=fp32", "trainer.cuda_graph=true",
+                       f"trainer.log_every={log_every}")  # fmt: skip
+        train(cfg, Path(log_every))
+        losses.append([line["val/loss"] for line in metrics(log_every) if "val/loss" in line])
+    assert len(losses[0]) > 3
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
 def test_metrics_may_be_written_once_an_epoch() -> None:

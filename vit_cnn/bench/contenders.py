@@ -99,7 +99,7 @@ class Contenders:
             optimizer.step()
             return loss.detach()
 
-        chosen = Captured(step, generator=torch.Generator(self.device)) if graph else step
+        chosen = Captured(step) if graph else step
         return lambda: chosen(images)
 
     def evaluation(self, network: nn.Module) -> Callable[[], None]:

@@ -1,7 +1,7 @@
 """The first minutes on a new GPU, a step a command: ``python -m vit_cnn.bench.first_minutes environment``.
 
-Then ``plain``, ``captured`` and ``profile``; digits are enough. Each step prints as it goes, so that a time limit loses
-nothing, and ends with exit code 1 where something is not as it should be. After them: the tests
+Then ``plain``, ``captured``, ``profile`` and ``augmentation``; digits are enough. Each step prints as it goes, so that
+a time limit loses nothing, and ends with exit code 1 where something is not as it should be. After them: the tests
 (``python -m pytest tests -k "cuda or captured" -p no:xdist``) and ``vit_cnn.bench.goals``.
 """
 
@@ -25,6 +25,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from vit_cnn import config
+from vit_cnn.bench.measure import in_rounds
 from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed, exit_with_code
@@ -39,6 +40,9 @@ from vit_cnn.training.state import build_state
 NETWORKS = ("cnn", "vit")
 SMALL = ["data=digits", "recipe=modern", "wandb.mode=disabled", "trainer.log_every=1"]
 WARM_UP, PROFILED = 5, 20  # steps
+BLOCK, ROUNDS = 300, 5  # steps between two looks at the clock, and how often
+WITHOUT = ["recipe.augment.flip=false", "recipe.augment.crop_padding=0", "recipe.augment.policy=null",
+           "recipe.augment.erasing_probability=0", "recipe.mixing.probability=0", "recipe.ema_decay=null"]  # fmt: skip
 
 
 def environment(_: list[str]) -> None:
@@ -109,6 +113,23 @@ def profile(overrides: list[str]) -> None:
         print(profiler.key_averages().table(sort_by=by, row_limit=15))
 
 
+def augmentation(overrides: list[str]) -> None:
+    """Milliseconds of a step with and without what ``strong`` does to images and weights: blocks of steps, in turn."""
+    fast = ["trainer.compile=true", "trainer.cuda_graph=true"] if torch.cuda.is_available() else []
+    for model in NETWORKS:
+        blocks = {}
+        for name, changed in {"without": WITHOUT, "with": []}.items():
+            cfg = checked(model, [*fast, "recipe=strong", *changed, *overrides])
+            stepping = steps(cfg, BLOCK * (1 + ROUNDS))
+            blocks[name] = lambda stepping=stepping: [next(stepping) for _ in range(BLOCK)]
+        times = in_rounds(blocks, rounds=ROUNDS, warm_up=1)
+        ms = {name: 1000 * statistics.median(seconds) / BLOCK for name, seconds in times.items()}
+        share = statistics.median(more / less for less, more in zip(times["without"], times["with"], strict=True)) - 1
+        print(
+            f"{model}: {ms['without']:.3f} ms a step, with strong's augmentation and EMA {ms['with']:.3f}: {share:+.1%}"
+        )
+
+
 def checked(model: str, overrides: list[str]) -> DictConfig:
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         return config.check(compose("config", overrides=[f"model={model}", *SMALL, *overrides]))
@@ -125,13 +146,14 @@ def steps(cfg: DictConfig, number: int) -> Iterator[torch.Tensor]:
     autocast = autocast_for(device, precision_of(cfg.trainer.precision))
     forward = compiled(state.model) if cfg.trainer.compile else state.model
     augmentation = Augmentation(recipe, data=data, seed=cfg.seed, compiled=cfg.trainer.compile)
-    step = build_step(cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, augmentation=augmentation)
+    prepare, learn = build_step(
+        cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, augmentation=augmentation
+    )
     set_learning_rate(state.optimizer, cfg.recipe.optimizer.lr)
     state.model.train()
     chosen = torch.arange(cfg.recipe.batch_size, device=device)
     for count in range(number):
-        augmentation.begin(0, count)
-        yield step(chosen)
+        yield learn(*prepare(0, count, chosen))
 
 
 def failed(call: Callable[[str], object], argument: str) -> bool:
@@ -141,7 +163,7 @@ def failed(call: Callable[[str], object], argument: str) -> bool:
     return True
 
 
-STEPS = {step.__name__: step for step in (environment, plain, captured, profile)}
+STEPS = {step.__name__: step for step in (environment, plain, captured, profile, augmentation)}
 
 
 def main() -> None:

@@ -149,8 +149,8 @@ def own_device(name: str) -> "torch.device":
     import torch
 
     device = torch.device(name)
-    if device.type == "cuda" and here.number > 1:
-        torch.cuda.set_device(here.local_rank)
+    if device.type == "cuda":  # streams belong to the device that is set
+        torch.cuda.set_device(here.local_rank if here.number > 1 else device.index or 0)
     return device
 
 

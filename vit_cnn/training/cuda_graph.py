@@ -1,51 +1,81 @@
-"""A training step as one CUDA graph: launching its hundreds of kernels takes longer than running them."""
+"""A training step as two CUDA graphs: launching its hundreds of kernels takes longer than running them.
+
+One makes the batch, the other learns from it. The first runs on a stream of its own, where the host, which only
+launches, is ahead: so the device augments the next images while the network still learns from the last.
+"""
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 log = logging.getLogger(__name__)
 
-WARM_UP = 3  # steps before the capture, in which libraries choose and allocate
+WARM_UP = 3  # calls before the capture, in which libraries choose and allocate
 
 
 class Captured:
-    """``step``, which from its fourth call on is replayed as one CUDA graph.
+    """``function``, which from its fourth call on is replayed as one CUDA graph.
 
-    The first calls run as they are, on a stream of their own: steps like any others, so that nothing is computed that
+    The first calls run as they are, on a stream of their own: calls like any others, so that nothing is computed that
     plain calls would not compute. See https://docs.pytorch.org/docs/stable/notes/cuda.html#cuda-graphs.
 
     Args:
-        step: takes and returns a tensor on the device, always of the same shape, and never waits for the device. What
-            else it reads must be tensors that are changed in place.
-        generator: what ``step`` draws from, beside the device's default generator. It may be seeded between calls.
+        function: takes tensors on the device and returns one or a tuple of them, always of the same shapes, and never
+            waits for the device. What else it reads must be tensors that are changed in place.
+        generator: what ``function`` draws from, beside the device's default generator. It may be seeded between calls.
     """
 
-    def __init__(self, step: Callable[[Tensor], Tensor], *, generator: torch.Generator) -> None:
-        self.step, self.generator = step, generator
-        self.stream = torch.cuda.Stream(generator.device)
+    def __init__(self, function: Callable[..., Any], *, generator: torch.Generator | None = None) -> None:
+        self.function, self.generator = function, generator
+        self.stream = torch.cuda.Stream()
         self.calls = 0
 
-    def __call__(self, argument: Tensor) -> Tensor:
+    def __call__(self, *arguments: Tensor) -> Any:
         self.calls += 1
         if self.calls <= WARM_UP:
             self.stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(self.stream):
-                result = self.step(argument)
+                results = self.function(*arguments)
             torch.cuda.current_stream().wait_stream(self.stream)
-            return result
+            return results
         if self.calls == WARM_UP + 1:
-            self.argument = argument.clone()
+            self.arguments = [argument.clone() for argument in arguments]
             self.graph = torch.cuda.CUDAGraph()
-            self.graph.register_generator_state(self.generator)
+            if self.generator is not None:
+                self.graph.register_generator_state(self.generator)
             with torch.cuda.graph(self.graph):  # records the kernels and runs none
                 try:
-                    self.result = self.step(self.argument)
+                    self.results = self.function(*self.arguments)
                 except Exception:  # the end of the capture raises an error of its own, which hides this one
                     log.exception("The training step cannot be captured")
                     raise
-        self.argument.copy_(argument)
+        for own, argument in zip(self.arguments, arguments, strict=True):
+            own.copy_(argument)
         self.graph.replay()
-        return self.result.clone()
+        if isinstance(self.results, Tensor):
+            return self.results.clone()
+        return tuple(result.clone() for result in self.results)
+
+
+class Beside:
+    """``function``, which returns a tuple of tensors, on a stream of its own, beside what the device still has to do.
+
+    It must read nothing that the caller's stream has yet to write.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        self.stream = torch.cuda.Stream()
+        self.stream.wait_stream(torch.cuda.current_stream())
+
+    def __call__(self, *arguments: object) -> Any:
+        with torch.cuda.stream(self.stream):
+            results = self.function(*arguments)
+        reader = torch.cuda.current_stream()
+        reader.wait_stream(self.stream)
+        for result in results:
+            result.record_stream(reader)  # else its memory would be used anew before it has been read
+        return results

@@ -2,7 +2,7 @@
 
 What differs from the textbook: the images live on the device as uint8 and are augmented there, a whole batch at a time;
 every random number is a function of seed, epoch and batch, so that a run that was stopped goes on to the same bits; and
-nothing in a step waits for the device, so that a step can be captured as one CUDA graph.
+nothing in a step waits for the device, so that a step can be captured as CUDA graphs.
 
 Free of Hydra's globals: tests and notebooks call ``train(cfg, run_dir)`` as the command line does.
 """
@@ -39,10 +39,10 @@ from vit_cnn.run.media import Media
 from vit_cnn.run.result import read_result
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.tracking import Tracker
-from vit_cnn.training.augment import Augmentation
+from vit_cnn.training.augment import Augmentation, Batch
 from vit_cnn.training.beginning import tell_beginning
 from vit_cnn.training.continuation import note_continuation
-from vit_cnn.training.cuda_graph import Captured
+from vit_cnn.training.cuda_graph import Beside, Captured
 from vit_cnn.training.finish import final_pass, write_result
 from vit_cnn.training.limits import memory_in_words
 from vit_cnn.training.optim import learning_rate, set_learning_rate
@@ -102,7 +102,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     autocast = autocast_for(device, precision)
     forward = compiled(state.model) if cfg.trainer.compile else state.model
     augmentation = Augmentation(recipe, data=data, seed=cfg.seed, compiled=cfg.trainer.compile)
-    step = build_step(cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, augmentation=augmentation)
+    prepare, learn = build_step(
+        cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, augmentation=augmentation
+    )
 
     # Begin: from here on there is a run.
     tracker = begin(cfg, run_dir, state, data, plan, wandb_id=saved["wandb_id"] if saved else None)
@@ -129,8 +131,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             ):
                 lr = learning_rate(progress.step, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
                 set_learning_rate(state.optimizer, lr)
-                augmentation.begin(epoch, batch)
-                state.window.append(step(chosen))
+                images, targets, labels = prepare(epoch, batch, chosen)
+                state.window.append(learn(images, targets, labels))
                 progress.step += 1
                 display.step(progress.step)
                 if progress.step % log_every == 0:
@@ -198,18 +200,24 @@ def build_step(
     data: Dataset,
     autocast: torch.autocast,
     augmentation: Augmentation,
-) -> Callable[[Tensor], Tensor]:
-    """``training_step`` of this run, as a function of the positions of the images alone."""
-    step = functools.partial(
-        training_step,
-        state=state,
-        forward=forward,
-        data=data,
-        recipe=recipe,
-        autocast=autocast,
-        augmentation=augmentation,
+) -> tuple[Callable[[int, int, Tensor], Batch], Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """The two parts of this run's training step: what makes a batch, and what learns from it.
+
+    Returns:
+        A function of an epoch, a batch's number in it and the positions of its images; ``training_step`` of this run.
+    """
+    make: Callable[[Tensor], Batch] = functools.partial(training_batch, data=data, augmentation=augmentation)
+    learn: Callable[[Tensor, Tensor, Tensor], Tensor] = functools.partial(
+        training_step, state=state, forward=forward, recipe=recipe, autocast=autocast
     )
-    return Captured(step, generator=augmentation.generator) if cfg.trainer.cuda_graph else step
+    if cfg.trainer.cuda_graph:
+        make, learn = Captured(make, generator=augmentation.generator), Captured(learn)
+
+    def prepare(epoch: int, batch: int, chosen: Tensor) -> Batch:
+        augmentation.begin(epoch, batch)
+        return make(chosen)
+
+    return Beside(prepare) if cfg.trainer.cuda_graph else prepare, learn
 
 
 def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Plan, *, wandb_id: str | None) -> Tracker:

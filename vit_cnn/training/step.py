@@ -1,4 +1,4 @@
-"""One training step, from the positions of its images to new weights: the same called, compiled or captured."""
+"""One training step, in two parts: make the batch, learn from it. The same called, compiled or captured."""
 
 from collections.abc import Callable
 
@@ -10,29 +10,44 @@ from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed
 from vit_cnn.processes.together import here
-from vit_cnn.training.augment import Augmentation
+from vit_cnn.training.augment import Augmentation, Batch
 from vit_cnn.training.shares import average, own_share, statistics_of
 from vit_cnn.training.state import State, not_finite
 
 
+def training_batch(chosen: Tensor, *, data: Dataset, augmentation: Augmentation) -> Batch:
+    """The training images at the positions ``chosen`` [b] as the network sees them [b, c, h, w].
+
+    Of several processes each gets its share of them.
+
+    Returns:
+        Images, the targets of the loss, and the labels [b] that accuracy is measured against. Where images are mixed,
+        targets are shares [b, classes], and the label is that of the larger part.
+    """
+    draws, partners = augmentation.draw(chosen), 0
+    if here.number > 1:
+        (chosen, draws), partners = own_share(chosen, draws), 1
+    images, targets, labels = augmentation.apply(data.train.images[chosen], data.train.labels[chosen], draws)
+    return images[partners:], targets[partners:], labels[partners:]
+
+
 def training_step(
-    chosen: Tensor,
+    images: Tensor,
+    targets: Tensor,
+    labels: Tensor,
     *,
     state: State,
     forward: Callable[[Tensor], Tensor],
-    data: Dataset,
     recipe: Recipe,
     autocast: torch.autocast,
-    augmentation: Augmentation,
 ) -> Tensor:
-    """Learn from the training images at the positions ``chosen`` [b]: loss, accuracy and gradient norm [3].
+    """Learn from a training batch: loss, accuracy and gradient norm [3].
 
-    Of several processes each looks at its share of them; all learn, and return, the same.
+    Several processes, each with its share of the batch, all learn, and return, the same.
 
     Args:
         forward: ``state.model``, or what ``torch.compile`` made of it.
     """
-    images, targets, labels = training_batch(chosen, data=data, augmentation=augmentation)
     with autocast:
         logits = forward(images)
         loss = F.cross_entropy(logits, targets, label_smoothing=recipe.label_smoothing)
@@ -52,20 +67,6 @@ def training_step(
     if state.average:
         state.average.update()
     return torch.cat([measured, grad_norm.float()[None]])
-
-
-def training_batch(chosen: Tensor, *, data: Dataset, augmentation: Augmentation) -> tuple[Tensor, Tensor, Tensor]:
-    """The training images at the positions ``chosen`` [b] as the network sees them [b, c, h, w], or a share of them.
-
-    Returns:
-        Images, the targets of the loss, and the labels [b] that accuracy is measured against. Where images are mixed,
-        targets are shares [b, classes], and the label is that of the larger part.
-    """
-    draws, partners = augmentation.draw(chosen), 0
-    if here.number > 1:
-        (chosen, draws), partners = own_share(chosen, draws), 1
-    images, targets, labels = augmentation.apply(data.train.images[chosen], data.train.labels[chosen], draws)
-    return images[partners:], targets[partners:], labels[partners:]
 
 
 @torch.no_grad()
