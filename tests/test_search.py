@@ -100,6 +100,30 @@ def test_halving_stops_a_trial_that_is_not_among_the_better_half(say: Say, monke
     assert "halving" in printed
 
 
+@pytest.mark.parametrize("pruner", ["median", "halving"])
+def test_no_trial_is_stopped_before_the_epoch_that_is_asked_for(pruner: str, tmp_path: Path) -> None:
+    for prune_from in (1, 3):
+        study = search.open_study(tmp_path / str(prune_from), {}, pruner, prune_from)
+        for _ in range(5):
+            good = study.ask()
+            for epoch in range(1, 5):
+                good.report(0.9, epoch)
+                assert not good.should_prune()
+            study.tell(good, 0.9)
+        bad = study.ask()
+        for epoch in range(1, prune_from):
+            bad.report(0.1, epoch)
+            assert not bad.should_prune()
+        bad.report(0.1, prune_from)
+        assert bad.should_prune()
+
+
+def test_a_first_epoch_that_there_is_not(say: Say) -> None:
+    code, printed = say(*FEW, *SPACE, "--prune-from", "0")
+    assert code == 2
+    assert "error: --prune-from 0: epochs are counted from 1" in printed
+
+
 def test_a_search_that_is_stopped_goes_on_where_it_was(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         stop_at(patch, 7)

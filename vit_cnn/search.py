@@ -39,10 +39,20 @@ def main() -> None:
         choices=["median", "halving"],
         default="median",
         help="stops a trial that is below the median of those before it (median), or not among the better half of them "
-        "after 1, 2, 4, 8 … evaluations (halving)",
+        "after 1, 2, 4, 8 … epochs (halving)",
+    )
+    parser.add_argument(
+        "--prune-from",
+        metavar="EPOCH",
+        type=int,
+        default=1,
+        help="the first after which a trial may be stopped (1); 3 makes halving look after 3, 6, 12 … epochs. Augmentation "
+        "and warm-up put a trial behind at first, ema_decay ahead: to search these, choose a later one",
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/search"), help="of the study (runs/search)")
     arguments = parser.parse_intermixed_args()
+    if arguments.prune_from < 1:
+        raise Refused(f"--prune-from {arguments.prune_from}: epochs are counted from 1")
     try:
         import optuna
     except ImportError as error:
@@ -54,7 +64,7 @@ def main() -> None:
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         fixed, space = read_space(arguments.overrides)
         about = {"overrides": fixed, "space": {key: str(space[key]) for key in space}}
-        study = open_study(arguments.folder, about, arguments.pruner)
+        study = open_study(arguments.folder, about, arguments.pruner, arguments.prune_from)
         with contextlib.ExitStack() as lock:
             while trial := next_trial(study, space, arguments.folder, arguments.trials, lock):
                 run_trial(study, trial, fixed, arguments.folder / f"trial-{trial.number:04}")
@@ -62,7 +72,7 @@ def main() -> None:
         write_search(study, fixed, arguments.folder)
 
 
-def open_study(folder: Path, about: dict[str, Any], pruner: str) -> "Study":
+def open_study(folder: Path, about: dict[str, Any], pruner: str, prune_from: int) -> "Study":
     """The study in ``folder``, in a file that several processes may write.
 
     ``halving``: Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020, https://arxiv.org/abs/1810.05934.
@@ -81,9 +91,9 @@ def open_study(folder: Path, about: dict[str, Any], pruner: str) -> "Study":
             direction="maximize",
             load_if_exists=True,
             sampler=optuna.samplers.TPESampler(constant_liar=True),  # trials that go on elsewhere are not tried again
-            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=1, reduction_factor=2)
+            pruner=optuna.pruners.SuccessiveHalvingPruner(min_resource=prune_from, reduction_factor=2)
             if pruner == "halving"
-            else optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
+            else optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=prune_from),
         )
         if study.user_attrs.get("about", about) != about:
             raise Refused(f"{folder} holds a search with other settings: choose another --folder, or remove it")
