@@ -46,8 +46,8 @@ def main() -> None:
         metavar="EPOCH",
         type=int,
         default=1,
-        help="the first after which a trial may be stopped (1); 3 makes halving look after 3, 6, 12 … epochs. Augmentation "
-        "and warm-up put a trial behind at first, ema_decay ahead: to search these, choose a later one",
+        help="the first after which a trial may be stopped (1); 3 makes halving look after 3, 6, 12 … epochs. Choose a "
+        "later one where augmentation, warm-up or ema_decay are searched: they put a trial behind or ahead at first",
     )
     parser.add_argument("--folder", type=Path, default=Path("runs/search"), help="of the study (runs/search)")
     arguments = parser.parse_intermixed_args()
