@@ -21,6 +21,7 @@ def test_environment_and_plain_steps(monkeypatch: pytest.MonkeyPatch, capfd: pyt
     assert printed.count("losses") == 2
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_the_profile_says_what_a_step_takes(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(first_minutes, "NETWORKS", ("vit",))
     monkeypatch.setattr(first_minutes, "PROFILED", 2)
@@ -31,6 +32,7 @@ def test_the_profile_says_what_a_step_takes(monkeypatch: pytest.MonkeyPatch, cap
     assert "aten::" in printed
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_what_strong_adds_to_a_step(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(first_minutes, "NETWORKS", ("vit",))
     monkeypatch.setattr(first_minutes, "BLOCK", 2)

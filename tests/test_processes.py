@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from torch import nn
 
 from vit_cnn.errors import Refused, Stopped
-from vit_cnn.processes.together import here
+from vit_cnn.processes.together import here, own_device
 from vit_cnn.train import main
 from vit_cnn.training.loop import train
 from vit_cnn.training.plan import plan_run
@@ -119,6 +119,17 @@ def test_each_process_has_dropout_of_its_own_that_a_resume_repeats(monkeypatch: 
         drawn.append(torch.rand(1).item())
     assert drawn[1] == drawn[3]
     assert len(set(drawn)) == 3
+
+
+def test_each_process_sets_the_gpu_on_which_streams_are_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    for name in ("cpu", "cuda", "cuda:1"):
+        assert own_device(name) == torch.device(name)
+    monkeypatch.setattr(here, "number", 4)
+    monkeypatch.setattr(here, "local_rank", 3)
+    own_device("cuda")
+    assert chosen == [0, 1, 3]
 
 
 def test_a_batch_norm_of_another_kind_is_refused() -> None:

@@ -12,6 +12,7 @@ from vit_cnn.bench import peers
 from vit_cnn.bench.noise import noise_config
 from vit_cnn.machine import device_name, keep_freed_memory, precision_of, versions
 from vit_cnn.models import CNN, ViT
+from vit_cnn.processes.together import own_device
 from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.optim import build_optimizer, set_learning_rate
 from vit_cnn.training.precision import autocast_for
@@ -35,7 +36,7 @@ class Contenders:
             keep_freed_memory()  # for all contenders alike
         self.overrides, self.batch, self.rounds = overrides, batch, rounds
         self.cfg = noise_config("model=vit", *overrides, images=1000, batch=batch)
-        self.device = torch.device(self.cfg.trainer.device)
+        self.device = own_device(self.cfg.trainer.device)
         self.autocast = autocast_for(self.device, precision_of(self.cfg.trainer.precision))
         self.sizes = {key: value for key, value in self.cfg.model.items() if key != "_target_"}
         self.peak = peak_flops(self.device, precision_of(self.cfg.trainer.precision))

@@ -30,6 +30,7 @@ from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed, exit_with_code
 from vit_cnn.machine import precision_of, versions
+from vit_cnn.processes.together import own_device
 from vit_cnn.run.reading import read_rows
 from vit_cnn.training.augment import Augmentation
 from vit_cnn.training.loop import build_step, compiled, train
@@ -138,7 +139,8 @@ def checked(model: str, overrides: list[str]) -> DictConfig:
 def steps(cfg: DictConfig, number: int) -> Iterator[torch.Tensor]:
     """Loss, accuracy and gradient norm of training steps, one after another, on the device."""
     use_whole_fp32()
-    device = torch.device(cfg.trainer.device)
+    device = own_device(cfg.trainer.device)
+    chosen = torch.arange(cfg.recipe.batch_size, device=device)
     data: Dataset = instantiate(cfg.data).to(device)
     state = build_state(cfg, None, Path())
     state.model(data.train.images[:1].float())  # eagerly, before anything is captured
@@ -151,7 +153,6 @@ def steps(cfg: DictConfig, number: int) -> Iterator[torch.Tensor]:
     )
     set_learning_rate(state.optimizer, cfg.recipe.optimizer.lr)
     state.model.train()
-    chosen = torch.arange(cfg.recipe.batch_size, device=device)
     for count in range(number):
         yield learn(*prepare(0, count, chosen))
 

@@ -17,7 +17,7 @@ def shuffled(split: Split, *, batch_size: int, seed: int, epoch: int, first: int
     The order is a pure function of ``seed`` and ``epoch``: a resumed epoch goes on with the same batches.
     """
     order = torch.randperm(len(split), generator=seeded(torch.Generator(), ORDER, seed, epoch))
-    batches = order.to(split.labels.device).split(batch_size)
+    batches = order.to(split.labels.device).split(batch_size)  # waits for the copy: another stream may read it
     for batch in range(first, len(split) // batch_size):
         yield batch, batches[batch]
 

@@ -1,8 +1,8 @@
 """Augmentation of whole batches on their device: each image draws its own numbers, no loop over images.
 
 In two parts: ``draw`` takes every random number of a batch; ``apply`` is a pure function of images and numbers, which
-can be compiled. Neither waits for the device, and no shape depends on what was drawn, so that a step can be captured
-as a CUDA graph. What changes from step to step is in tensors that ``begin`` fills.
+can be compiled. Neither waits for the device, and no shape depends on what was drawn, so that both can be captured
+as a CUDA graph. What changes from step to step is in tensors that ``begin`` fills, on the stream that then draws.
 
 Axes: ``b`` batch, ``c`` channels, ``h w`` pixels.
 """

@@ -1,7 +1,7 @@
 """A training step as two CUDA graphs: launching its hundreds of kernels takes longer than running them.
 
-One makes the batch, the other learns from it. The first runs on a stream of its own, where the host, which only
-launches, is ahead: so the device augments the next images while the network still learns from the last.
+One makes the batch, the other learns from it. The first runs on a stream of its own. The host only launches, and is
+ahead of the device: so the next images are augmented while the network still learns from the last.
 """
 
 import logging
@@ -46,11 +46,13 @@ class Captured:
             self.graph = torch.cuda.CUDAGraph()
             if self.generator is not None:
                 self.graph.register_generator_state(self.generator)
-            with torch.cuda.graph(self.graph):  # records the kernels and runs none
+            # Records the kernels and runs none; on its own stream, since libraries keep memory for each stream, which
+            # graphs that run at the same time must not share.
+            with torch.cuda.graph(self.graph, stream=self.stream):
                 try:
                     self.results = self.function(*self.arguments)
                 except Exception:  # the end of the capture raises an error of its own, which hides this one
-                    log.exception("The training step cannot be captured")
+                    log.exception("This part of the training step cannot be captured")
                     raise
         for own, argument in zip(self.arguments, arguments, strict=True):
             own.copy_(argument)
@@ -63,7 +65,8 @@ class Captured:
 class Beside:
     """``function``, which returns a tuple of tensors, on a stream of its own, beside what the device still has to do.
 
-    It must read nothing that the caller's stream has yet to write.
+    It must read nothing that the caller's stream has yet to write. Results take memory for as many calls as the host is
+    ahead, which is tens of them.
     """
 
     def __init__(self, function: Callable[..., Any]) -> None:

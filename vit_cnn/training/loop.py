@@ -55,6 +55,8 @@ from vit_cnn.training.step import means, training_batch, training_step
 
 log = logging.getLogger(__name__)
 
+Prepare = Callable[[int, int, Tensor], Batch]  # from an epoch, a batch's number in it and the positions of its images
+
 SAVE_EVERY = 5.0  # seconds: where an epoch is shorter than that, not each of them is followed by a checkpoint
 
 
@@ -119,7 +121,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         if not saved:
             state.save(run_dir, data, **about)  # so that a kill at any moment leaves something to resume
         if progress.step == 0:
-            media.inputs(first_batch(cfg.seed, recipe, data, augmentation))
+            media.inputs(first_batch(cfg.seed, recipe, data, prepare))
 
         # Train, an epoch at a time.
         while progress.step < plan.last_step:
@@ -131,8 +133,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
             ):
                 lr = learning_rate(progress.step, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
                 set_learning_rate(state.optimizer, lr)
-                images, targets, labels = prepare(epoch, batch, chosen)
-                state.window.append(learn(images, targets, labels))
+                state.window.append(learn(*prepare(epoch, batch, chosen)))
                 progress.step += 1
                 display.step(progress.step)
                 if progress.step % log_every == 0:
@@ -200,12 +201,8 @@ def build_step(
     data: Dataset,
     autocast: torch.autocast,
     augmentation: Augmentation,
-) -> tuple[Callable[[int, int, Tensor], Batch], Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    """The two parts of this run's training step: what makes a batch, and what learns from it.
-
-    Returns:
-        A function of an epoch, a batch's number in it and the positions of its images; ``training_step`` of this run.
-    """
+) -> tuple[Prepare, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """The two parts of this run's training step: what makes a batch, and what learns from it."""
     make: Callable[[Tensor], Batch] = functools.partial(training_batch, data=data, augmentation=augmentation)
     learn: Callable[[Tensor, Tensor, Tensor], Tensor] = functools.partial(
         training_step, state=state, forward=forward, recipe=recipe, autocast=autocast
@@ -217,7 +214,9 @@ def build_step(
         augmentation.begin(epoch, batch)
         return make(chosen)
 
-    return Beside(prepare) if cfg.trainer.cuda_graph else prepare, learn
+    if cfg.trainer.cuda_graph:
+        return Beside(prepare), learn
+    return prepare, learn
 
 
 def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Plan, *, wandb_id: str | None) -> Tracker:
@@ -257,11 +256,10 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
     return tracker
 
 
-def first_batch(seed: int, recipe: Recipe, data: Dataset, augmentation: Augmentation) -> Tensor:
+def first_batch(seed: int, recipe: Recipe, data: Dataset, prepare: Prepare) -> Tensor:
     """The first images of the run as the network will see them; drawing them changes nothing that is drawn later."""
     batch, chosen = next(shuffled(data.train, batch_size=recipe.batch_size, seed=seed, epoch=0, first=0))
-    augmentation.begin(0, batch)
-    return training_batch(chosen, data=data, augmentation=augmentation)[0]
+    return prepare(0, batch, chosen)[0]
 
 
 def training_metrics(state: State, speed: Speed, batch_size: int) -> dict[str, float]:
