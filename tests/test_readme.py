@@ -22,6 +22,9 @@ BLOCKS = [block.strip().splitlines() for block in re.findall(r"```sh\n(.*?)```",
 
 SHORT = "data.max_images=100 recipe.batch_size=16 max_steps=2"
 BY_CI = ("make demo", "make test", "make compare", "make sweep", "make dashboard")  # run by .ci/run, shortened
+PAGES = sorted(
+    str(page.relative_to(ROOT)) for folder in ("conf", "experiments") for page in (ROOT / folder).rglob("*.md")
+)
 FILES = re.findall(r"```yaml\n((?:# @package _global_\n)?# (my_conf/\S+\.yaml).*?)```", README, re.DOTALL)
 
 MY_PACKAGE = """
@@ -114,7 +117,21 @@ def test_what_ci_leaves_out_is_listed() -> None:
 
 
 def test_every_file_the_readme_names_exists() -> None:
-    for path in re.findall(r"\]\(([^)#]+)\)|`((?:conf|vit_cnn|experiments)/[\w./]+)`", README):
-        name = path[0] or path[1]
-        if "mine" not in name and not name.startswith("http"):
-            assert (ROOT / name).exists(), name
+    for name in re.findall(r"`((?:conf|vit_cnn|experiments)/[\w./]+)`", README):
+        assert (ROOT / name).exists(), name
+
+
+@pytest.mark.parametrize("page", ["README.md", *PAGES])
+def test_every_link_leads_somewhere(page: str) -> None:
+    for link in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text()):
+        name, _, heading = link.partition("#")
+        if not name.startswith("http"):
+            target = (ROOT / page).parent / name if name else ROOT / page
+            assert target.exists(), link
+            assert not heading or heading in headings(target), link
+
+
+def headings(page: Path) -> list[str]:
+    """The names by which a link finds a page's headings: in small letters, without punctuation, joined by hyphens."""
+    lines = [line.lstrip("#").strip().lower() for line in page.read_text().splitlines() if re.match(r"#+ ", line)]
+    return [re.sub(r"[^\w -]", "", line).replace(" ", "-") for line in lines]
