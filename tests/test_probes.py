@@ -1,6 +1,7 @@
 """The probes: what each leaves behind for tiny runs, and what it refuses."""
 
 import csv
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -59,11 +60,12 @@ def table(name: str) -> list[dict[str, str]]:
 
 
 def check_files(name: str, printed: str) -> str:
-    """The figure is a picture, and the sentence is the one that was printed; returns it."""
+    """The figure is a picture, and the sentence is the one that was printed, with the images; returns it."""
     assert Image.open(f"probes/{name}.png").width > 400
     said, *_ = Path(f"probes/{name}.txt").read_text().splitlines()
     assert "".join(said.split()) in "".join(printed.split())
     assert "nan" not in said
+    assert re.search(rf"\. Seen: {int(table(name)[0]['images']):,} (validation|test) images\.$", said), said
     return said
 
 
@@ -152,7 +154,7 @@ def test_corruption(runs: Path, probing: Probe) -> None:
     code, printed = probing("corruption", runs / "vit3", runs / "cnn3", "--images", 20)
     assert code == 0, printed
     said = check_files("corruption", printed)
-    assert said.endswith("Images: made here.")
+    assert said.endswith("Images: made here. Seen: 20 validation images.")
     assert all(f"{family} ViT" in said for family in FAMILIES)
     assert len(table("corruption")) == 2 * SEVERITIES * 12
 
@@ -294,7 +296,7 @@ def test_permutation(probing: Probe) -> None:
     assert code == 0, printed
     said = check_files("permutation", printed)
     assert said.startswith("Permuting patches changes the ViT's accuracy by ")
-    assert said.endswith("Seeds: 1.")
+    assert "Seeds: 1. Seen: " in said
     rows = table("permutation")
     assert len(rows) == 8
     assert {row["change"] for row in rows if row["permuted"] == "nothing"} == {"0.0"}

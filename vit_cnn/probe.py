@@ -1,6 +1,7 @@
 """Put a claim about the networks to the test: ``vit-cnn probe shift runs/vit runs/cnn`` writes a table and a figure."""
 
 import argparse
+import dataclasses
 from pathlib import Path
 
 from vit_cnn.console import console
@@ -20,6 +21,8 @@ PROBES = {
     "scaling": scaling.probe,
     "hybrid": hybrid.probe,
 }
+
+SPLITS = {"val": "validation", "test": "test"}
 
 EPILOG = """probes of any runs:
   agreement    do the networks make the same mistakes?
@@ -56,7 +59,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.name not in PROBES:
         raise Refused(f"{arguments.name} is not a probe; there are {', '.join(PROBES)}")
-    if arguments.split not in ("val", "test"):
+    if arguments.split not in SPLITS:
         raise Refused(f"--split {arguments.split} must be val or test")
     if arguments.images < 2:
         raise Refused(f"--images {arguments.images} must be at least 2")
@@ -67,6 +70,8 @@ def main() -> None:
             note_look(run.folder, by=f"probe {arguments.name}")
     look = Look(split=arguments.split, images=arguments.images, device=arguments.device)
     findings = PROBES[arguments.name](runs, look)
+    seen = f"Seen: {findings.rows[0]['images']:,} {SPLITS[arguments.split]} images."
+    findings = dataclasses.replace(findings, verdict=f"{findings.verdict} {seen}")
     findings.write(arguments.out, arguments.name, [run.folder for run in runs])
     console.print(findings.verdict, highlight=False)
     console.print(
