@@ -243,7 +243,9 @@ def test_a_look_at_the_test_images_is_counted(runs: Path, probing: Probe) -> Non
     assert before is not None
     assert probing("shift", "vit", "cnn", "--images", 10)[0] == 0
     assert count_looks(Path("vit")) == before
-    assert probing("shift", "vit", "cnn", "--images", 10, "--split", "test")[0] == 0
+    code, printed = probing("shift", "vit", "cnn", "--images", 10, "--split", "test")
+    assert code == 0
+    assert check_files("shift", printed).endswith("Seen: 10 test images.")
     assert count_looks(Path("vit")) == before + 1
 
 
@@ -296,7 +298,7 @@ def test_permutation(probing: Probe) -> None:
     assert code == 0, printed
     said = check_files("permutation", printed)
     assert said.startswith("Permuting patches changes the ViT's accuracy by ")
-    assert "Seeds: 1. Seen: " in said
+    assert said.endswith("Seeds: 1. Seen: 143 validation images.")
     rows = table("permutation")
     assert len(rows) == 8
     assert {row["change"] for row in rows if row["permuted"] == "nothing"} == {"0.0"}

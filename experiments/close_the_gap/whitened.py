@@ -1,8 +1,8 @@
 """First weights for a CNN whose first convolution whitens: python whitened.py SEED FILE.safetensors, then init=FILE.
 
 Half of its filters are the 16 largest of the 27 principal components of patches of 3×3 pixels of 5,000 training images,
-each divided by the standard deviation along it; the other half are their negatives, since a ReLU follows. All other
-weights are those with which a run of that seed begins. Needs $VIT_CNN_DATA/cifar10-lossless.
+each divided by the standard deviation along it; the other half are their negatives, since a ReLU follows. Its bias
+is 0. All other weights are those with which a run of that seed begins. Needs $VIT_CNN_DATA/cifar10-lossless.
 
 Source: https://github.com/KellerJordan/cifar10-airbench: filters of 2×2 pixels, all 12 components, frozen.
 """
