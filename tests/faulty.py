@@ -24,7 +24,7 @@ fault, rank, at = (faults[starts_before] if starts_before < len(faults) else "no
 is_faulty = os.environ["RANK"] == rank
 loop.SAVE_EVERY = 0
 together.SEEN_WITHIN = 1
-rate, batch, first, save = loop.learning_rate, loop.training_batch, together.from_first, os.fsync
+rate, learn, first, save = loop.learning_rate, loop.training_step, together.from_first, os.fsync
 steps = [0]  # the last one begun
 
 
@@ -41,9 +41,9 @@ def learning_rate(done: int, **options: Any) -> float:
     return rate(done, **options)
 
 
-def training_batch(*arguments: Any, **options: Any) -> Any:
-    images, *labels = batch(*arguments, **options)
-    return images * (float("nan") if fault == "nan" and is_faulty and steps[-1] == int(at) else 1), *labels
+def training_step(images: Any, *arguments: Any, **options: Any) -> Any:
+    is_nan = fault == "nan" and is_faulty and steps[-1] == int(at)
+    return learn(images * (float("nan") if is_nan else 1), *arguments, **options)
 
 
 def fsync(file: int) -> None:
@@ -59,7 +59,7 @@ def from_first(value: Any) -> Any:
     return config, Path("elsewhere") if fault == "folder" and is_faulty else folder
 
 
-loop.learning_rate, loop.training_batch, start.from_first, os.fsync = learning_rate, training_batch, from_first, fsync
+loop.learning_rate, loop.training_step, start.from_first, os.fsync = learning_rate, training_step, from_first, fsync
 if fault == "code" and is_faulty:
     joined.hash_of = lambda files: "another"
 if fault == "command" and is_faulty:

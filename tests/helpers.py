@@ -18,7 +18,8 @@ from vit_cnn import config
 from vit_cnn.config.schema import Recipe
 from vit_cnn.errors import exit_with_code
 from vit_cnn.training import loop
-from vit_cnn.training.augment import Augmentation
+from vit_cnn.training.augment import Augmentation, Batch
+from vit_cnn.training.batches import Batches
 
 # What differs between equal runs.
 TIMES = {"seconds", "images_per_second", "flops_per_second", "share_of_peak", "memory_bytes"}
@@ -41,11 +42,16 @@ def run(folder: str, *overrides: str) -> dict[str, Any]:
     return loop.train(composed(*TINY, *overrides), Path(folder))
 
 
-def batches_of(*overrides: str, seed: int = 3) -> Augmentation:
+def augmentation_of(*overrides: str, seed: int = 3) -> Augmentation:
     """The augmentation of a command line, over a few digits."""
     cfg = composed("data=digits", "data.max_images=160", "recipe.batch_size=30", "trainer=cpu", *overrides)
     recipe = cast(Recipe, OmegaConf.to_object(cfg.recipe))
     return Augmentation(recipe, data=instantiate(cfg.data), seed=seed)
+
+
+def one_batch(augmentation: Augmentation, chosen: torch.Tensor, *, epoch: int = 0, batch: int = 0) -> Batch:
+    """The training images at these positions, as they are in a batch or as if they were."""
+    return next(Batches(augmentation).make([(batch, chosen)], epoch=epoch))
 
 
 def metrics(folder: str) -> list[dict[str, Any]]:

@@ -5,14 +5,13 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import batches_of, composed
+from helpers import augmentation_of, composed, one_batch
 from torch import Tensor, nn
 
 from vit_cnn.data.batches import normalise
 from vit_cnn.training.augment import Augmentation
 from vit_cnn.training.geometry import padded_crop, resized_crop
 from vit_cnn.training.optim import build_optimizer, learning_rate, set_learning_rate
-from vit_cnn.training.step import training_batch
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -29,14 +28,12 @@ def images() -> Tensor:
 
 def applied(augmentation: Augmentation, *, epoch: int = 0, batch: int = 0, number: int = 120) -> Tensor:
     """The first images as they are in a batch, or as if they were."""
-    chosen = torch.arange(number) % len(augmentation.data.train)
-    augmentation.begin(epoch, batch)
-    return training_batch(chosen, data=augmentation.data, augmentation=augmentation)[0]
+    return one_batch(augmentation, torch.arange(number) % len(augmentation.data.train), epoch=epoch, batch=batch)[0]
 
 
 def test_flip_mirrors_half_of_the_images() -> None:
-    images = applied(batches_of(*OFF), number=1200)
-    flipped = applied(batches_of(*OFF, "recipe.augment.flip=true"), number=1200)
+    images = applied(augmentation_of(*OFF), number=1200)
+    flipped = applied(augmentation_of(*OFF, "recipe.augment.flip=true"), number=1200)
     kept = (flipped == images).flatten(1).all(dim=1)
     mirrored = (flipped == images.flip(-1)).flatten(1).all(dim=1)
     assert torch.equal(kept, ~mirrored)
@@ -44,19 +41,19 @@ def test_flip_mirrors_half_of_the_images() -> None:
 
 
 def test_alternating_flip_shows_each_image_both_ways_in_two_epochs() -> None:
-    images = applied(batches_of(*OFF))
-    alternating = batches_of(*OFF, "recipe.augment.flip=alternating")
+    images = applied(augmentation_of(*OFF))
+    alternating = augmentation_of(*OFF, "recipe.augment.flip=alternating")
     first, second, third = (applied(alternating, epoch=epoch, batch=epoch) for epoch in range(3))
     assert torch.equal(second, first.flip(-1))
     assert torch.equal(third, first)
     mirrored = (first != images).flatten(1).any(dim=1)
     assert 0.3 < mirrored.float().mean() < 0.7
-    other = applied(batches_of(*OFF, "recipe.augment.flip=alternating", seed=4))
+    other = applied(augmentation_of(*OFF, "recipe.augment.flip=alternating", seed=4))
     assert not torch.equal(first, other)
 
 
 def test_padded_crop_shifts_each_image_on_its_own(images: Tensor) -> None:
-    moved = padded_crop(images, torch.randint(0, 5, (2, 64, 1), generator=generator()), 2)
+    moved = padded_crop(images, torch.randint(0, 5, (2, 64), generator=generator()), 2)
     padded = F.pad(images, (2,) * 4, mode="reflect")
     found = set()
     for image, source in zip(moved, padded, strict=True):
@@ -95,10 +92,10 @@ def test_resized_crop_cuts_the_share_it_is_told_to() -> None:
     "augment.policy=autoaugment", "augment.erasing_probability=0.5", "mixing.probability=0.5",
 ])  # fmt: skip
 def test_each_switch_of_the_recipe_has_its_effect(on: str) -> None:
-    augmentation = batches_of(*OFF, f"recipe.{on}")
+    augmentation = augmentation_of(*OFF, f"recipe.{on}")
     data = augmentation.data
     images = normalise(data.train.images[:120], data.mean, data.std)
-    assert torch.equal(applied(batches_of(*OFF)), images)
+    assert torch.equal(applied(augmentation_of(*OFF)), images)
     first, again, other = (applied(augmentation, batch=batch) for batch in (0, 0, 1))
     assert first.shape == images.shape
     assert torch.equal(first, again)

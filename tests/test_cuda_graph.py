@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vit_cnn.training.cuda_graph import WARM_UP, Beside, Captured
+from vit_cnn.training.cuda_graph import WARM_UP, Captured
 
 
 class StandIn:
@@ -16,10 +16,6 @@ class StandIn:
 
     def __init__(self) -> None:
         self.kernels: list[Callable[[], Any]] = []
-        self.generators: list[torch.Generator] = []
-
-    def register_generator_state(self, generator: torch.Generator) -> None:
-        self.generators.append(generator)
 
     def replay(self) -> None:
         for kernel in self.kernels:
@@ -38,7 +34,7 @@ def capturing(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
     graphs: list[StandIn] = []
 
     @contextlib.contextmanager
-    def capture(graph: StandIn, stream: Stream) -> Iterator[None]:
+    def capture(graph: StandIn) -> Iterator[None]:
         graphs.append(graph)
         yield
         graphs.pop()
@@ -52,7 +48,7 @@ def capturing(monkeypatch: pytest.MonkeyPatch) -> list[StandIn]:
 
 
 def test_a_captured_step_sees_each_argument_once(capturing: list[StandIn]) -> None:
-    total, calls, graphs = torch.zeros(2), [], []
+    total, calls = torch.zeros(2), []
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         calls.append(1)
@@ -64,68 +60,15 @@ def test_a_captured_step_sees_each_argument_once(capturing: list[StandIn]) -> No
 
         if capturing:
             capturing[-1].kernels.append(kernel)
-            graphs.append(capturing[-1])
         else:
             kernel()
         return result
 
-    generator = torch.Generator()
-    captured = Captured(step, generator=generator)
+    captured = Captured(step)
     results = [captured(torch.full((2,), float(n)), torch.full((2,), 1.0 + n)) for n in range(1, WARM_UP + 5)]
     assert torch.equal(total, torch.full((2,), 168.0))  # 1 · 2 + 2 · 3 + … + 7 · 8: each argument once
     assert [result[0].item() for result in results] == [4, 16, 40, 80, 140, 224, 336]  # no result overwrites another
     assert len(calls) == WARM_UP + 1
-    assert graphs[0].generators == [generator]
-
-
-def test_each_of_several_results_is_kept(capturing: list[StandIn]) -> None:
-    def make(x: Tensor) -> tuple[Tensor, Tensor]:
-        images, labels = torch.zeros(2), torch.zeros(2)
-
-        def kernel() -> None:
-            images.copy_(x)
-            labels.copy_(-x)
-
-        if capturing:
-            capturing[-1].kernels.append(kernel)
-        else:
-            kernel()
-        return images, labels
-
-    captured = Captured(make)
-    made = [captured(torch.full((2,), float(n))) for n in range(WARM_UP + 3)]
-    assert [(images[0].item(), labels[0].item()) for images, labels in made] == [(n, -n) for n in range(WARM_UP + 3)]
-
-
-def test_who_reads_what_is_made_beside_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And its memory is not used anew before that; on a GPU, test_loop.py sees what comes of it."""
-    events: list[str] = []
-
-    class Noting:
-        def __init__(self, name: str = "own") -> None:
-            self.name = name
-
-        def wait_stream(self, other: "Noting") -> None:
-            events.append(f"{self.name} waits for {other.name}")
-
-    @contextlib.contextmanager
-    def entered(stream: Noting) -> Iterator[None]:
-        events.append(f"on {stream.name}")
-        yield
-        events.append("back")
-
-    monkeypatch.setattr(torch.cuda, "Stream", Noting)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda: Noting("reader"))
-    monkeypatch.setattr(torch.cuda, "stream", entered)
-    monkeypatch.setattr(Tensor, "record_stream", lambda tensor, stream: events.append(f"{tensor.item():g} kept"))
-
-    def make(a: float, b: float) -> tuple[Tensor, Tensor]:
-        events.append("made")
-        return torch.tensor(a), torch.tensor(b)
-
-    images, labels = Beside(make)(1, 2)
-    assert (images.item(), labels.item()) == (1, 2)
-    assert events == ["own waits for reader", "on own", "made", "back", "reader waits for own", "1 kept", "2 kept"]
 
 
 def test_a_step_that_cannot_be_captured_says_why(capturing: list[StandIn], caplog: pytest.LogCaptureFixture) -> None:

@@ -119,15 +119,14 @@ def test_max_steps_ends_a_run_early_and_whole() -> None:
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights(
     command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training_batch = loop.training_batch
+    training_step = loop.training_step
 
-    def poisoned(*arguments: Any, **options: Any) -> tuple[torch.Tensor, ...]:
+    def poisoned(images: torch.Tensor, *arguments: Any, **options: Any) -> torch.Tensor:
         poisoned.calls += 1
-        images, *labels = training_batch(*arguments, **options)
-        return images * (float("nan") if poisoned.calls == 9 else 1), *labels  # the first is shown, not learnt from
+        return training_step(images * (float("nan") if poisoned.calls == 8 else 1), *arguments, **options)
 
     poisoned.calls = 0
-    monkeypatch.setattr(loop, "training_batch", poisoned)
+    monkeypatch.setattr(loop, "training_step", poisoned)
     monkeypatch.setattr(loop, "SAVE_EVERY", 0)
     code, printed = command(*TINY, "trainer.log_every=5", "hydra.run.dir=run")
     assert code == 1
@@ -136,7 +135,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights
     assert all(tensor.isfinite().all() for tensor in weights("run").values())
     assert torch.load("run/last.pt", weights_only=True)["progress"]["step"] == 5
     assert json.loads(Path("run/status.json").read_text())["status"] == "failed"
-    monkeypatch.setattr(loop, "training_batch", training_batch)
+    monkeypatch.setattr(loop, "training_step", training_step)
     assert command("resume=run")[0] == 0
 
 
@@ -241,7 +240,7 @@ def test_a_captured_step_learns_what_a_plain_one_learns(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")
 def test_a_captured_step_learns_the_same_however_far_the_host_is_ahead() -> None:
-    """Batches are made while the network learns from earlier ones, or after it where each step is waited for."""
+    """Several batches are made at once, of which the next are sent while the network still learns from the last."""
     losses = []
     for log_every in ("1", "null"):
         Path(log_every).mkdir()

@@ -6,14 +6,15 @@ import pytest
 import scipy.stats
 import torch
 import torch.nn.functional as F
-from helpers import batches_of
+from helpers import augmentation_of, one_batch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vit_cnn.config.schema import Mixing
+from vit_cnn.training.augment import Batch
+from vit_cnn.training.batches import Batches
 from vit_cnn.training.erasing import erase
 from vit_cnn.training.mixing import beta_quantiles, mix, quantile, shares
-from vit_cnn.training.step import training_batch
 
 OFF = ["recipe.augment.flip=false", "recipe.augment.crop_padding=0", "recipe.augment.crop_scale=null"]
 EVERYTHING = [
@@ -62,9 +63,10 @@ def mixing(**changed: float) -> Mixing:
     return Mixing(**values | changed)
 
 
-def drawn_shares(recipe: Mixing, *, number: int, mixes: bool = True, size: int = 32) -> Tensor:
+def drawn_shares(recipe: Mixing, *, number: int, size: int = 32) -> Tensor:
     tables = torch.stack([beta_quantiles(recipe.cutmix_alpha), beta_quantiles(recipe.mixup_alpha)])
-    return shares(uniform(5, number), tables, recipe, mixes=torch.tensor(mixes), h=size, w=size)
+    mixed, *drawn = uniform(5, number)
+    return shares(mixed < recipe.probability, torch.stack(drawn), tables, recipe, h=size, w=size)
 
 
 def test_cutmix_takes_a_rectangle_as_torchvision_does() -> None:
@@ -86,7 +88,7 @@ def test_how_many_images_are_mixed_and_how() -> None:
     assert mixed.float().mean() == pytest.approx(0.6, abs=0.03)  # few rectangles have no pixel
     assert whole.sum() / mixed.sum() == pytest.approx(0.25, abs=0.03)
     assert share[~whole].std(dim=1).max() == 0  # MixUp is the same everywhere
-    assert not drawn_shares(mixing(), number=10, mixes=False).any()
+    assert not drawn_shares(mixing(probability=0), number=10).any()
 
 
 def test_images_and_labels_are_mixed_alike() -> None:
@@ -95,7 +97,7 @@ def test_images_and_labels_are_mixed_alike() -> None:
     share[1] = 0.3
     share[2, :, :6] = 1
     share[3, :, :2, :4] = 1
-    mixed, targets, largest = mix(images, labels, share=share, num_classes=4)
+    mixed, targets, largest = mix(images, labels, share=share, num_classes=4, batches=1)
     assert torch.equal(mixed[0], images[0])
     torch.testing.assert_close(mixed[1], 0.7 * images[1] + 0.3 * images[0])
     assert torch.equal(mixed[2, :, :6], images[1, :, :6])
@@ -108,14 +110,14 @@ def test_images_and_labels_are_mixed_alike() -> None:
 
 
 def test_mixing_ends_with_its_share_of_the_epochs() -> None:
-    augmentation = batches_of(*OFF, "recipe.mixing.probability=1", "recipe.mixing.end=0.5", "recipe.epochs=5")
+    augmentation = augmentation_of(*OFF, "recipe.mixing.probability=1", "recipe.mixing.end=0.5", "recipe.epochs=5")
     chosen = torch.arange(30)
     steps_per_epoch = len(augmentation.data.train) // 30
     assert steps_per_epoch == 5
     ends = {}
     for step in range(5 * steps_per_epoch):
-        augmentation.begin(*divmod(step, steps_per_epoch))
-        _, targets, labels = training_batch(chosen, data=augmentation.data, augmentation=augmentation)
+        epoch, batch = divmod(step, steps_per_epoch)
+        _, targets, labels = one_batch(augmentation, chosen, epoch=epoch, batch=batch)
         ends[step] = torch.equal(targets, F.one_hot(labels, 10).float())
     assert [step for step, ended in ends.items() if ended] == list(range(13, 25))  # from 2.5 epochs on
 
@@ -138,13 +140,14 @@ class Operators(TorchDispatchMode):
 
 @pytest.mark.parametrize("more", ([], ["recipe.augment.crop_scale=[0.5,1]", "recipe.augment.policy=trivial"]))
 def test_nothing_in_a_batch_waits_for_the_device(more: list[str]) -> None:
-    """A captured step can do without: reading a number, sizes that depend on one, and tensors from Python's numbers."""
-    augmentation = batches_of(*EVERYTHING, *more)
+    """Not reading a number, no sizes that depend on one, and no tensors from Python's numbers."""
+    augmentation, chosen = augmentation_of(*EVERYTHING, *more), torch.arange(30)
     calls = []
     for batch in range(3):
-        augmentation.begin(0, batch)
+        draws = augmentation.draw(chosen, epoch=0, batch=batch)  # on the processor, whatever the device
         with Operators() as operators:
-            training_batch(torch.arange(30), data=augmentation.data, augmentation=augmentation)
+            images, labels = augmentation.data.train.images[chosen], augmentation.data.train.labels[chosen]
+            augmentation.apply(images, labels, draws, 1)
         calls.append(operators.called)
     assert calls[0] == calls[1] == calls[2]
     names = {name for name, _ in calls[0]}
@@ -155,24 +158,43 @@ def test_nothing_in_a_batch_waits_for_the_device(more: list[str]) -> None:
 
 def test_a_batch_depends_on_nothing_that_came_before() -> None:
     """So a run that was stopped goes on as if it had not been."""
-    straight, resumed = batches_of(*EVERYTHING), batches_of(*EVERYTHING)
-    chosen = torch.arange(30)
-    for batch in range(3):
-        straight.begin(1, batch)
-        batches = [training_batch(chosen, data=straight.data, augmentation=straight)]
-    resumed.begin(1, 2)
-    batches.append(training_batch(chosen, data=resumed.data, augmentation=resumed))
-    assert all(torch.equal(one, other) for one, other in zip(*batches, strict=True))
+    straight, resumed = Batches(augmentation_of(*EVERYTHING)), Batches(augmentation_of(*EVERYTHING))
+    whole = [list(straight.of_epoch(epoch)) for epoch in range(2)]
+    assert len(whole[1]) == 5
+    assert same(whole[1][2:], list(resumed.of_epoch(1, first=2)))
+    assert not same(whole[0], whole[1])
+
+
+@pytest.mark.parametrize("at_once", [2, 5, 8])
+def test_batches_are_the_same_however_many_are_made_at_once(at_once: int) -> None:
+    """And a compiler sees one size, also where an epoch ends or a resumed one begins within a group."""
+    augmentation = augmentation_of(*EVERYTHING)
+    one_by_one = list(Batches(augmentation, at_once=1).of_epoch(3))
+    sizes, apply = set(), augmentation.apply
+
+    def noting(images: Tensor, *arguments: Any) -> Any:
+        sizes.add(len(images))
+        return apply(images, *arguments)
+
+    augmentation.apply = noting
+    batches = Batches(augmentation, at_once=at_once)
+    assert same(list(batches.of_epoch(3)), one_by_one)
+    assert same(list(batches.of_epoch(3, first=1)), one_by_one[1:])
+    assert sizes == {30 * at_once}
+
+
+def same(some: list[Batch], others: list[Batch]) -> bool:
+    pairs = zip(some, others, strict=True)
+    return all(torch.equal(one, other) for pair in pairs for one, other in zip(*pair, strict=True))
 
 
 def test_the_pure_part_compiles_whole() -> None:
     """Without code: that it is one graph, and that it says the same."""
-    augmentation = batches_of(*EVERYTHING)
+    augmentation = augmentation_of(*EVERYTHING)
     compiled = torch.compile(augmentation.apply, fullgraph=True, backend="aot_eager")
     for batch in range(2):
-        augmentation.begin(1, batch)
         images, labels = (each[:30] for each in (augmentation.data.train.images, augmentation.data.train.labels))
-        draws = augmentation.draw(torch.arange(30))
-        plain_batch, compiled_batch = augmentation.apply(images, labels, draws), compiled(images, labels, draws)
+        draws = augmentation.draw(torch.arange(30), epoch=1, batch=batch)
+        plain_batch, compiled_batch = augmentation.apply(images, labels, draws, 3), compiled(images, labels, draws, 3)
         for plain, other in zip(plain_batch, compiled_batch, strict=True):
             torch.testing.assert_close(plain, other)

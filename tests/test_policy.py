@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from helpers import batches_of
+from helpers import augmentation_of
 from torch import Tensor
 from torchvision.transforms import autoaugment
 from torchvision.transforms import functional as reference
@@ -14,7 +14,6 @@ from vit_cnn.training.colour import recolour
 from vit_cnn.training.geometry import mirror, move, padded_crop
 from vit_cnn.training.policy import OPERATIONS, SIGNED, build_policy
 
-CPU = torch.device("cpu")
 # Their name in torchvision, in the order of OPERATIONS.
 NAMES = ("ShearX", "ShearY", "TranslateX", "TranslateY", "Rotate", "Brightness", "Color", "Contrast", "Sharpness",
          "Posterize", "Solarize", "AutoContrast", "Equalize", "Invert")  # fmt: skip
@@ -78,7 +77,7 @@ def test_grey_images_have_colours_too() -> None:
     ("rotate", math.radians(30), 30), ("rotate", math.radians(-117), -117),
 ])  # fmt: skip
 def test_moves_are_torchvisions(images: Tensor, operation: str, amount: float, magnitude: float) -> None:
-    recipe = batches_of("recipe=modern", "recipe.augment.crop_padding=0").recipe.augment
+    recipe = augmentation_of("recipe=modern", "recipe.augment.crop_padding=0").recipe.augment
     ours = move(images, {"amounts": amounts_of(operation, amount, len(images))[:, None]}, recipe)
     # Points half way between two pixels may go to either.
     assert (ours != by_torchvision(images, operation, magnitude)).float().mean() < 0.01
@@ -89,7 +88,7 @@ def test_every_image_gets_its_own(images: Tensor) -> None:
     """The batch is the same as one image at a time, for colours and moves."""
     rows = torch.cat([amounts_of(name, 0.5 if name in SIGNED else 1, 1) for name in OPERATIONS])
     images = images[:1].expand(len(rows), -1, -1, -1)
-    recipe = batches_of("recipe=modern", "recipe.augment.crop_padding=0").recipe.augment
+    recipe = augmentation_of("recipe=modern", "recipe.augment.crop_padding=0").recipe.augment
 
     def changed(images: Tensor, rows: Tensor) -> Tensor:
         return recolour(move(images, {"amounts": rows[:, None]}, recipe), rows)
@@ -102,7 +101,7 @@ def test_every_image_gets_its_own(images: Tensor) -> None:
 
 def test_two_moves_follow_each_other(images: Tensor) -> None:
     """The second does not bring back what the first has moved out of sight."""
-    recipe = batches_of("recipe=modern", "recipe.augment.crop_padding=0").recipe.augment
+    recipe = augmentation_of("recipe=modern", "recipe.augment.crop_padding=0").recipe.augment
     there, back = (amounts_of("translate_y", amount, len(images)) for amount in (14, -14))
     moved = move(images, {"amounts": torch.stack([there, back], dim=1)}, recipe)
     expected = images.clone()
@@ -111,18 +110,18 @@ def test_two_moves_follow_each_other(images: Tensor) -> None:
 
 
 def test_without_a_move_crop_and_flip_are_the_usual_ones(images: Tensor) -> None:
-    recipe = batches_of("recipe=modern").recipe.augment
+    recipe = augmentation_of("recipe=modern").recipe.augment
     generator = torch.Generator().manual_seed(3)
-    shift = torch.randint(0, 9, (2, len(images), 1), generator=generator)
-    flip = torch.rand(len(images), 1, 1, 1, generator=generator) < 0.5
+    shift = torch.randint(0, 9, (2, len(images)), generator=generator)
+    flip = torch.rand(len(images), generator=generator) < 0.5
     nothing = torch.zeros(len(images), 2, len(OPERATIONS))
-    moved = move(images, {"amounts": nothing, "shift": shift, "flip": flip}, recipe)
+    moved = move(images, {"amounts": nothing, "shift": shift.T, "flip": flip}, recipe)
     assert torch.equal(moved, mirror(padded_crop(images, shift, 4), flip))
 
 
 def test_trivial_augment_is_torchvisions_space() -> None:
     space = autoaugment.TrivialAugmentWide()._augmentation_space(31)
-    policy = build_policy("trivial", image_size=32, device=CPU)
+    policy = build_policy("trivial", image_size=32)
     assert (policy.probability == 1).all()
     rows = [(name, level) for name in space for level in range(31)]
     assert set(space) == {"Identity", *NAMES[:-1]}
@@ -136,7 +135,7 @@ def test_trivial_augment_is_torchvisions_space() -> None:
 def test_autoaugment_is_torchvisions_policy() -> None:
     theirs = autoaugment.AutoAugment(autoaugment.AutoAugmentPolicy.CIFAR10)
     space = theirs._augmentation_space(10, (32, 32))
-    policy = build_policy("autoaugment", image_size=32, device=CPU)
+    policy = build_policy("autoaugment", image_size=32)
     signs = list(itertools.product((-1, 1), repeat=2))
     rows = [(row, sign) for row in theirs.policies for sign in signs]
     for amounts, probability, (row, sign) in zip(*policy, rows, strict=True):
@@ -172,9 +171,8 @@ def as_amount(name: str, magnitude: float) -> float:
 
 @pytest.mark.parametrize("policy", ["trivial", "autoaugment"])
 def test_a_policy_is_drawn_as_often_as_it_should_be(policy: str) -> None:
-    augmentation = batches_of("recipe=modern", f"recipe.augment.policy={policy}")
-    augmentation.begin(0, 0)
-    amounts = augmentation.draw(torch.zeros(40_000, dtype=torch.int64))["amounts"]
+    augmentation = augmentation_of("recipe=modern", f"recipe.augment.policy={policy}")
+    amounts = augmentation.draw(torch.zeros(40_000, dtype=torch.int64), epoch=0, batch=0)["amounts"]
     often = (amounts != 0).float().mean(dim=0)  # [stages, operations]
     table, probability = augmentation.policy
     torch.testing.assert_close(often, ((table != 0) * probability[..., None]).mean(dim=0), rtol=0, atol=0.01)

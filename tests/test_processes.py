@@ -14,17 +14,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers import batches_of, call, composed, metrics, stop_at
+from helpers import augmentation_of, call, composed, metrics, stop_at
 from hydra.utils import instantiate
 from torch import nn
 
 from vit_cnn.errors import Refused, Stopped
 from vit_cnn.processes.together import here, own_device
 from vit_cnn.train import main
+from vit_cnn.training.batches import Batches
 from vit_cnn.training.loop import train
 from vit_cnn.training.plan import plan_run
 from vit_cnn.training.shares import with_global_batch_norm
-from vit_cnn.training.step import training_batch
 
 HERE = Path(__file__).parent
 
@@ -97,28 +97,27 @@ def apart(name: str, key: str) -> list[float]:
 @pytest.mark.parametrize("processes", [2, 3, 8])
 def test_shares_put_together_are_the_batch(processes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image is augmented, and mixed with its partner of the whole batch, as in one process."""
-    augmentation = batches_of("recipe=strong", "recipe.augment.crop_scale=[0.5,1]", "recipe.mixing.probability=1")
+    augmentation = augmentation_of("recipe=strong", "recipe.augment.crop_scale=[0.5,1]", "recipe.mixing.probability=1")
     chosen = torch.randperm(24)
     shares = []
     for rank, number in [(0, 1), *((rank, processes) for rank in range(processes))]:
         monkeypatch.setattr(here, "rank", rank)
         monkeypatch.setattr(here, "number", number)
-        augmentation.begin(1, 2)
-        shares.append(training_batch(chosen, data=augmentation.data, augmentation=augmentation))
-    for whole, *parts in zip(*shares, strict=True):
-        torch.testing.assert_close(torch.cat(parts), whole)
+        shares.append(Batches(augmentation).make([(2, chosen), (3, chosen.flip(0))], epoch=1))
+    for batches in zip(*shares, strict=True):
+        for whole, *parts in zip(*batches, strict=True):
+            torch.testing.assert_close(torch.cat(parts), whole)
 
 
 def test_each_process_has_dropout_of_its_own_that_a_resume_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
-    augmentation = batches_of()
     monkeypatch.setattr(here, "number", 2)
-    drawn = []
-    for rank, batch in [(0, 4), (1, 4), (1, 5), (1, 4)]:
+    batches = Batches(augmentation_of(), at_once=3)
+    drawn = {}
+    for rank, first in [(0, 0), (1, 0), (1, 2)]:
         monkeypatch.setattr(here, "rank", rank)
-        augmentation.begin(0, batch)
-        drawn.append(torch.rand(1).item())
-    assert drawn[1] == drawn[3]
-    assert len(set(drawn)) == 3
+        drawn[rank, first] = [torch.rand(1).item() for _ in batches.of_epoch(0, first=first)]
+    assert drawn[1, 2] == drawn[1, 0][2:]
+    assert len({*drawn[0, 0], *drawn[1, 0]}) == 10
 
 
 def test_each_process_sets_the_gpu_on_which_streams_are_made(monkeypatch: pytest.MonkeyPatch) -> None:

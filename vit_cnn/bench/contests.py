@@ -19,13 +19,12 @@ from vit_cnn.bench.measure import OperatorTimes, Row, command_seconds, in_rounds
 from vit_cnn.bench.noise import noise_config
 from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
-from vit_cnn.data.batches import shuffled
 from vit_cnn.models import CNN
 from vit_cnn.models.size import flops_per_image
 from vit_cnn.training.augment import Augmentation
+from vit_cnn.training.batches import Batches
 from vit_cnn.training.ema import WeightAverage
 from vit_cnn.training.precision import autocast_for
-from vit_cnn.training.step import training_batch
 
 OPERATORS = 12  # listed in a profile
 
@@ -161,12 +160,11 @@ class Bench(Contenders):
         for number in (1_000, 5_000, 10_000, 50_000):
             cfg = noise_config(*self.overrides, images=number, batch=self.batch)
             data: Dataset = instantiate(cfg.data).to(self.device)
-            augmentation = Augmentation(cast(Recipe, OmegaConf.to_object(cfg.recipe)), data=data, seed=0)
+            batches = Batches(Augmentation(cast(Recipe, OmegaConf.to_object(cfg.recipe)), data=data, seed=0))
 
-            def pass_over(data: Dataset = data, augmentation: Augmentation = augmentation) -> None:
-                for batch, chosen in shuffled(data.train, batch_size=self.batch, seed=0, epoch=0, first=0):
-                    augmentation.begin(0, batch)
-                    training_batch(chosen, data=data, augmentation=augmentation)
+            def pass_over(batches: Batches = batches) -> None:
+                for _ in batches.of_epoch(0):
+                    pass
 
             times = in_rounds({"": pass_over}, rounds=3)[""]
             rate = round(number / statistics.median(times))
@@ -198,8 +196,8 @@ class Bench(Contenders):
         cfg = noise_config(*self.overrides, *overrides, images=1000, batch=self.batch)
         data: Dataset = instantiate(cfg.data).to(self.device)
         augmentation = Augmentation(cast(Recipe, OmegaConf.to_object(cfg.recipe)), data=data, seed=0)
-        chosen = torch.arange(self.batch, device=self.device)
-        return lambda: training_batch(chosen, data=data, augmentation=augmentation)
+        numbered = [(0, torch.arange(self.batch))]
+        return lambda: Batches(augmentation, at_once=1).make(numbered, epoch=0)
 
     def growth(self) -> list[Row]:
         """Time and memory of a training step against batch, image size and patch size, in processes of their own."""

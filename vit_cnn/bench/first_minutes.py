@@ -7,7 +7,9 @@ a time limit loses nothing, and ends with exit code 1 where something is not as 
 
 import argparse
 import contextlib
+import functools
 import importlib
+import itertools
 import platform
 import shutil
 import statistics
@@ -33,14 +35,17 @@ from vit_cnn.machine import precision_of, versions
 from vit_cnn.processes.together import own_device
 from vit_cnn.run.reading import read_rows
 from vit_cnn.training.augment import Augmentation
-from vit_cnn.training.loop import build_step, compiled, train
+from vit_cnn.training.batches import Batches
+from vit_cnn.training.cuda_graph import Captured
+from vit_cnn.training.loop import compiled, train
 from vit_cnn.training.optim import set_learning_rate
 from vit_cnn.training.precision import autocast_for, use_whole_fp32
 from vit_cnn.training.state import build_state
+from vit_cnn.training.step import training_step
 
 NETWORKS = ("cnn", "vit")
 SMALL = ["data=digits", "recipe=modern", "wandb.mode=disabled", "trainer.log_every=1"]
-WARM_UP, PROFILED = 5, 20  # steps
+PLAIN, WARM_UP, PROFILED = 10, 5, 20  # steps; the last plain ones get batches of a second group, on a GPU
 BLOCK, ROUNDS = 300, 5  # steps between two looks at the clock, and how often
 WITHOUT = ["recipe.augment.flip=false", "recipe.augment.crop_padding=0", "recipe.augment.policy=null",
            "recipe.augment.erasing_probability=0", "recipe.mixing.probability=0", "recipe.ema_decay=null"]  # fmt: skip
@@ -62,12 +67,12 @@ def environment(_: list[str]) -> None:
 
 
 def plain(overrides: list[str]) -> None:
-    """Five plain steps of each network; from the second on, none may wait for the device."""
+    """Ten plain steps of each network; from the second on, neither they nor their batches may wait for the device."""
     for model in NETWORKS:
         losses = []
-        for number, loss in enumerate(steps(checked(model, overrides), 5)):
+        for number, loss in enumerate(steps(checked(model, overrides), PLAIN)):
             if torch.cuda.is_available():
-                torch.cuda.set_sync_debug_mode("error" if number < 4 else "default")
+                torch.cuda.set_sync_debug_mode("error" if number < PLAIN - 1 else "default")
             losses.append(loss)
         print(f"{model}: losses {[round(loss[0].item(), 4) for loss in losses]}")
 
@@ -140,21 +145,20 @@ def steps(cfg: DictConfig, number: int) -> Iterator[torch.Tensor]:
     """Loss, accuracy and gradient norm of training steps, one after another, on the device."""
     use_whole_fp32()
     device = own_device(cfg.trainer.device)
-    chosen = torch.arange(cfg.recipe.batch_size, device=device)
     data: Dataset = instantiate(cfg.data).to(device)
     state = build_state(cfg, None, Path())
     state.model(data.train.images[:1].float())  # eagerly, before anything is captured
     recipe = cast(Recipe, OmegaConf.to_object(cfg.recipe))
     autocast = autocast_for(device, precision_of(cfg.trainer.precision))
     forward = compiled(state.model) if cfg.trainer.compile else state.model
-    augmentation = Augmentation(recipe, data=data, seed=cfg.seed, compiled=cfg.trainer.compile)
-    prepare, learn = build_step(
-        cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, augmentation=augmentation
-    )
+    batches = Batches(Augmentation(recipe, data=data, seed=cfg.seed, compiled=cfg.trainer.compile))
+    step = functools.partial(training_step, state=state, forward=forward, recipe=recipe, autocast=autocast)
+    learn = Captured(step) if cfg.trainer.cuda_graph else step
     set_learning_rate(state.optimizer, cfg.recipe.optimizer.lr)
     state.model.train()
-    for count in range(number):
-        yield learn(*prepare(0, count, chosen))
+    endless = itertools.chain.from_iterable(map(batches.of_epoch, itertools.count()))
+    for batch in itertools.islice(endless, number):
+        yield learn(*batch)
 
 
 def failed(call: Callable[[str], object], argument: str) -> bool:

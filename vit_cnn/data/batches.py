@@ -12,12 +12,12 @@ ORDER, AUGMENTATION, MIRRORED, DROPOUT = 1, 2, 3, 4  # what random numbers are d
 
 
 def shuffled(split: Split, *, batch_size: int, seed: int, epoch: int, first: int) -> Iterator[tuple[int, Tensor]]:
-    """Positions of one epoch's batches on the split's device, from batch ``first`` on; an incomplete batch is dropped.
+    """Numbers and positions [b] of one epoch's batches, from batch ``first`` on; an incomplete batch is dropped.
 
     The order is a pure function of ``seed`` and ``epoch``: a resumed epoch goes on with the same batches.
     """
     order = torch.randperm(len(split), generator=seeded(torch.Generator(), ORDER, seed, epoch))
-    batches = order.to(split.labels.device).split(batch_size)  # waits for the copy: another stream may read it
+    batches = order.split(batch_size)
     for batch in range(first, len(split) // batch_size):
         yield batch, batches[batch]
 

@@ -1,10 +1,10 @@
-"""Augmentation of whole batches on their device: each image draws its own numbers, no loop over images.
+"""Augmentation of whole batches on their device: each image has its own random numbers, no loop over images.
 
-In two parts: ``draw`` takes every random number of a batch; ``apply`` is a pure function of images and numbers, which
-can be compiled. Neither waits for the device, and no shape depends on what was drawn, so that both can be captured
-as a CUDA graph. What changes from step to step is in tensors that ``begin`` fills, on the stream that then draws.
+In two parts: ``draw`` takes every random number of a batch, on the processor, so that they are the same whatever the
+device; ``apply`` is a pure function of images and numbers, on the device. It never waits for it, and no shape depends
+on what was drawn, so that it can be compiled.
 
-Axes: ``b`` batch, ``c`` channels, ``h w`` pixels.
+Axes: ``b`` images, of one batch or of several, ``c`` channels, ``h w`` pixels.
 """
 
 import functools
@@ -15,8 +15,7 @@ from torch import Tensor
 
 from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
-from vit_cnn.data.batches import AUGMENTATION, DROPOUT, MIRRORED, normalise, seed_of, seeded
-from vit_cnn.processes.together import here
+from vit_cnn.data.batches import AUGMENTATION, MIRRORED, normalise, seeded
 from vit_cnn.training.colour import recolour
 from vit_cnn.training.erasing import erase
 from vit_cnn.training.geometry import mirror, move, padded_crop, resized_crop
@@ -32,59 +31,46 @@ class Augmentation:
     Args:
         data: on the device of the run.
         compiled: whether ``apply`` goes through ``torch.compile``.
-
-    Attributes:
-        generator: source of every random number, on the device.
     """
 
     def __init__(self, recipe: Recipe, *, data: Dataset, seed: int, compiled: bool = False) -> None:
         device = data.mean.device
         self.recipe, self.data, self.seed = recipe, data, seed
-        self.generator = torch.Generator(device)
-        self.epoch_is_odd = torch.zeros((), dtype=torch.bool, device=device)
-        self.mixes = torch.zeros((), dtype=torch.bool, device=device)
         if recipe.augment.flip == "alternating":
             drawn = torch.rand(len(data.train), generator=seeded(torch.Generator(), MIRRORED, seed))
-            self.mirrored = (drawn < 0.5).to(device)
+            self.mirrored = drawn < 0.5
         if recipe.augment.policy is not None:
             size = data.train.images.shape[-1]
-            self.policy = build_policy(recipe.augment.policy, image_size=size, device=device)
+            self.policy = build_policy(recipe.augment.policy, image_size=size)
         if recipe.mixing.probability:
             alphas = (recipe.mixing.cutmix_alpha, recipe.mixing.mixup_alpha)
             self.quantiles = torch.stack([beta_quantiles(alpha) for alpha in alphas]).to(device)
-        self.apply: Callable[[Tensor, Tensor, dict[str, Tensor]], Batch] = (
+        self.apply: Callable[[Tensor, Tensor, dict[str, Tensor], int], Batch] = (
             torch.compile(self._apply, dynamic=False) if compiled else self._apply
         )
 
-    def begin(self, epoch: int, batch: int) -> None:
-        """Get ready to draw for batch ``batch`` of an epoch."""
-        seeded(self.generator, AUGMENTATION, self.seed, epoch, batch)
-        if here.number > 1:  # each has dropout of its own, which no checkpoint could hold for all
-            torch.manual_seed(seed_of(DROPOUT, self.seed, epoch, batch, here.rank))
-        if self.recipe.augment.flip == "alternating":
-            self.epoch_is_odd.fill_(epoch % 2 == 1)
-        if self.recipe.mixing.probability:
-            steps_per_epoch = len(self.data.train) // self.recipe.batch_size
-            step = epoch * steps_per_epoch + batch
-            self.mixes.fill_(is_mixing(step, recipe=self.recipe, steps_per_epoch=steps_per_epoch))
+    def draw(self, chosen: Tensor, *, epoch: int, batch: int) -> dict[str, Tensor]:
+        """The random numbers of batch ``batch`` of an epoch, by what they are for, each [b, …].
 
-    def draw(self, chosen: Tensor) -> dict[str, Tensor]:
-        """The numbers of a batch of the training images at the positions ``chosen`` [b].
+        They depend on nothing that came before. New kinds are drawn after the older ones, so that an older recipe
+        draws what it always drew.
 
-        New kinds of numbers are drawn after the older ones, so that an older recipe draws what it always drew.
+        Args:
+            chosen: positions of its training images [b].
         """
-        recipe, b = self.recipe.augment, len(chosen)
-        uniform = functools.partial(torch.rand, device=chosen.device, generator=self.generator)
-        whole = functools.partial(torch.randint, device=chosen.device, generator=self.generator)
+        recipe, mixing, b = self.recipe.augment, self.recipe.mixing, len(chosen)
+        generator = seeded(torch.Generator(), AUGMENTATION, self.seed, epoch, batch)
+        uniform = functools.partial(torch.rand, generator=generator)
+        whole = functools.partial(torch.randint, generator=generator)
         draws = {}
         if recipe.crop_scale is not None:
-            draws["window"] = uniform(4, b)
+            draws["window"] = uniform(4, b).T
         if recipe.crop_padding:
-            draws["shift"] = whole(0, 2 * recipe.crop_padding + 1, (2, b, 1))
+            draws["shift"] = whole(0, 2 * recipe.crop_padding + 1, (2, b)).T
         if recipe.flip == "alternating":
-            draws["flip"] = (self.mirrored[chosen] ^ self.epoch_is_odd)[:, None, None, None]
+            draws["flip"] = self.mirrored[chosen] ^ (epoch % 2 == 1)
         elif recipe.flip:
-            draws["flip"] = uniform(b, 1, 1, 1) < 0.5
+            draws["flip"] = uniform(b) < 0.5
         if recipe.policy is not None:
             amounts, probability = self.policy
             row = whole(0, len(amounts), (b,))
@@ -92,13 +78,20 @@ class Augmentation:
             draws["amounts"] = amounts[row] * done[..., None]
         if recipe.erasing_probability:
             draws["erased"] = uniform(b) < recipe.erasing_probability
-            draws["erasing"] = uniform(4, b)
-        if self.recipe.mixing.probability:
-            draws["mixing"], draws["mixes"] = uniform(5, b), self.mixes
+            draws["erasing"] = uniform(4, b).T
+        if mixing.probability:
+            steps_per_epoch = len(self.data.train) // self.recipe.batch_size
+            mixes = is_mixing(epoch * steps_per_epoch + batch, recipe=self.recipe, steps_per_epoch=steps_per_epoch)
+            chance, *rest = uniform(5, b)
+            draws["mixed"], draws["mixing"] = (chance < mixing.probability) & mixes, torch.stack(rest, dim=1)
         return draws
 
-    def _apply(self, images: Tensor, labels: Tensor, draws: dict[str, Tensor]) -> Batch:
+    def _apply(self, images: Tensor, labels: Tensor, draws: dict[str, Tensor], batches: int) -> Batch:
         """Make of uint8 images [b, c, h, w] and labels [b] what the network learns from.
+
+        Args:
+            draws: random numbers of each image, on the device of the images.
+            batches: how many batches they are, one after another and of equal size: images are mixed within each.
 
         Returns:
             Images float32 [b, c, h, w]; targets, which are the labels, or with mixing shares [b, classes]; and labels.
@@ -112,15 +105,15 @@ class Augmentation:
         else:
             images = normalise(images, data.mean, data.std)
             if recipe.crop_scale is not None:
-                images = resized_crop(images, draws["window"], recipe.crop_scale, recipe.crop_ratio)
+                images = resized_crop(images, draws["window"].T, recipe.crop_scale, recipe.crop_ratio)
             if recipe.crop_padding:
-                images = padded_crop(images, draws["shift"], recipe.crop_padding)
+                images = padded_crop(images, draws["shift"].T, recipe.crop_padding)
             if "flip" in draws:
                 images = mirror(images, draws["flip"])
         if "erasing" in draws:
-            images = erase(images, draws["erased"], draws["erasing"], recipe.erasing_area, recipe.erasing_ratio)
+            images = erase(images, draws["erased"], draws["erasing"].T, recipe.erasing_area, recipe.erasing_ratio)
         if "mixing" in draws:
             h, w = images.shape[-2:]
-            share = shares(draws["mixing"], self.quantiles, self.recipe.mixing, mixes=draws["mixes"], h=h, w=w)
-            return mix(images, labels, share=share, num_classes=len(data.classes))
+            share = shares(draws["mixed"], draws["mixing"].T, self.quantiles, self.recipe.mixing, h=h, w=w)
+            return mix(images, labels, share=share, num_classes=len(data.classes), batches=batches)
         return images, labels, labels

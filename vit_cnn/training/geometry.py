@@ -14,20 +14,20 @@ from vit_cnn.training.policy import named
 
 
 def mirror(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Turn images [b, c, h, w] left to right where ``mirrored`` [b, 1, 1, 1]."""
-    return torch.where(mirrored, images.flip(-1), images)
+    """Turn images [b, c, h, w] left to right where ``mirrored`` [b]."""
+    return torch.where(mirrored[:, None, None, None], images.flip(-1), images)
 
 
 def padded_crop(images: Tensor, shift: Tensor, padding: int) -> Tensor:
     """Shift each image by up to ``padding`` pixels either way; its own reflection fills the border.
 
     Args:
-        shift: whole numbers [2, b, 1], rows and columns, from 0 to twice the padding.
+        shift: whole numbers [2, b], rows and columns, from 0 to twice the padding.
     """
     b, c, h, w = images.shape
     padded = F.pad(images, (padding,) * 4, mode="reflect")
-    rows = shift[0] + torch.arange(h, device=images.device)
-    columns = shift[1] + torch.arange(w, device=images.device)
+    rows = shift[0][:, None] + torch.arange(h, device=images.device)
+    columns = shift[1][:, None] + torch.arange(w, device=images.device)
     batch = torch.arange(b, device=images.device)
     return padded[
         batch[:, None, None, None],
@@ -85,7 +85,8 @@ def move(images: Tensor, draws: dict[str, Tensor], recipe: Augment) -> Tensor:
 
     Args:
         images: float [b, c, h, w].
-        draws: ``amounts`` [b, stages, operations] of the policy; ``flip``, ``shift`` and ``window`` where there are.
+        draws: ``amounts`` of the policy [b, stages, operations]; ``flip`` [b], ``shift`` [b, 2] and ``window`` [b, 4]
+            where there are.
     """
     h, w = images.shape[-2:]
     x = (torch.arange(w, device=images.device) - (w - 1) / 2)[None, None, :]  # from the centre, in pixels
@@ -102,13 +103,13 @@ def move(images: Tensor, draws: dict[str, Tensor], recipe: Augment) -> Tensor:
         )
         covered = covered & (x.abs() < w / 2) & (y.abs() < h / 2)
     if "flip" in draws:
-        x = torch.where(draws["flip"][:, 0], -x, x)
+        x = torch.where(draws["flip"][:, None, None], -x, x)
     if "shift" in draws:
-        shift = draws["shift"][..., None] - recipe.crop_padding
-        x, y = x + shift[1], y + shift[0]
+        down, right = (draws["shift"].T - recipe.crop_padding)[..., None, None]
+        x, y = x + right, y + down
     if recipe.crop_scale is not None:
         width, height, left, top = (
-            each[:, None, None] for each in windows(draws["window"], recipe.crop_scale, recipe.crop_ratio)
+            each[:, None, None] for each in windows(draws["window"].T, recipe.crop_scale, recipe.crop_ratio)
         )
         x, y = x * width + left * (w / 2), y * height + top * (h / 2)
     grid = torch.stack([x / ((w - 1) / 2), y / ((h - 1) / 2)], dim=-1)

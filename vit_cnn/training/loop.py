@@ -2,7 +2,7 @@
 
 What differs from the textbook: the images live on the device as uint8 and are augmented there, a whole batch at a time;
 every random number is a function of seed, epoch and batch, so that a run that was stopped goes on to the same bits; and
-nothing in a step waits for the device, so that a step can be captured as CUDA graphs.
+nothing in a step waits for the device, so that a step can be captured as a CUDA graph.
 
 Free of Hydra's globals: tests and notebooks call ``train(cfg, run_dir)`` as the command line does.
 """
@@ -11,14 +11,13 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor, nn
+from torch import nn
 
 from vit_cnn.config.paste import resume_command
 from vit_cnn.config.schema import Recipe
@@ -26,7 +25,7 @@ from vit_cnn.config.target import network_name
 from vit_cnn.config.trust import trust_of
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
-from vit_cnn.data.batches import normalise, shuffled
+from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Failed, Stopped
 from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, precision_of
 from vit_cnn.models.size import flops_per_image, size_table
@@ -39,10 +38,11 @@ from vit_cnn.run.media import Media
 from vit_cnn.run.result import read_result
 from vit_cnn.run.stop import StopSignal
 from vit_cnn.run.tracking import Tracker
-from vit_cnn.training.augment import Augmentation, Batch
+from vit_cnn.training.augment import Augmentation
+from vit_cnn.training.batches import Batches
 from vit_cnn.training.beginning import tell_beginning
 from vit_cnn.training.continuation import note_continuation
-from vit_cnn.training.cuda_graph import Beside, Captured
+from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.finish import final_pass, write_result
 from vit_cnn.training.limits import memory_in_words
 from vit_cnn.training.optim import learning_rate, set_learning_rate
@@ -51,11 +51,9 @@ from vit_cnn.training.precision import autocast_for, use_whole_fp32
 from vit_cnn.training.scoring import logits_of, score
 from vit_cnn.training.speed import Speed, peak_flops
 from vit_cnn.training.state import State, build_state, device_of, not_finite
-from vit_cnn.training.step import means, training_batch, training_step
+from vit_cnn.training.step import means, training_step
 
 log = logging.getLogger(__name__)
-
-Prepare = Callable[[int, int, Tensor], Batch]  # from an epoch, a batch's number in it and the positions of its images
 
 SAVE_EVERY = 5.0  # seconds: where an epoch is shorter than that, not each of them is followed by a checkpoint
 
@@ -103,10 +101,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     precision = precision_of(cfg.trainer.precision)
     autocast = autocast_for(device, precision)
     forward = compiled(state.model) if cfg.trainer.compile else state.model
-    augmentation = Augmentation(recipe, data=data, seed=cfg.seed, compiled=cfg.trainer.compile)
-    prepare, learn = build_step(
-        cfg, forward, recipe=recipe, state=state, data=data, autocast=autocast, augmentation=augmentation
-    )
+    batches = Batches(Augmentation(recipe, data=data, seed=cfg.seed, compiled=cfg.trainer.compile))
+    step = functools.partial(training_step, state=state, forward=forward, recipe=recipe, autocast=autocast)
+    learn = Captured(step) if cfg.trainer.cuda_graph else step
 
     # Begin: from here on there is a run.
     tracker = begin(cfg, run_dir, state, data, plan, wandb_id=saved["wandb_id"] if saved else None)
@@ -121,19 +118,17 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         if not saved:
             state.save(run_dir, data, **about)  # so that a kill at any moment leaves something to resume
         if progress.step == 0:
-            media.inputs(first_batch(cfg.seed, recipe, data, prepare))
+            media.inputs(next(batches.of_epoch(0))[0])
 
         # Train, an epoch at a time.
         while progress.step < plan.last_step:
             epoch, first = divmod(progress.step, plan.steps_per_epoch)
             state.begin_training()
             started = time.perf_counter() - progress.seconds_train
-            for batch, chosen in shuffled(
-                data.train, batch_size=recipe.batch_size, seed=cfg.seed, epoch=epoch, first=first
-            ):
+            for images, targets, labels in batches.of_epoch(epoch, first=first):
                 lr = learning_rate(progress.step, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
                 set_learning_rate(state.optimizer, lr)
-                state.window.append(learn(*prepare(epoch, batch, chosen)))
+                state.window.append(learn(images, targets, labels))
                 progress.step += 1
                 display.step(progress.step)
                 if progress.step % log_every == 0:
@@ -192,33 +187,6 @@ def compiled(model: nn.Module) -> nn.Module:
     return cast(nn.Module, torch.compile(model, dynamic=False))
 
 
-def build_step(
-    cfg: DictConfig,
-    forward: nn.Module,
-    *,
-    recipe: Recipe,
-    state: State,
-    data: Dataset,
-    autocast: torch.autocast,
-    augmentation: Augmentation,
-) -> tuple[Prepare, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    """The two parts of this run's training step: what makes a batch, and what learns from it."""
-    make: Callable[[Tensor], Batch] = functools.partial(training_batch, data=data, augmentation=augmentation)
-    learn: Callable[[Tensor, Tensor, Tensor], Tensor] = functools.partial(
-        training_step, state=state, forward=forward, recipe=recipe, autocast=autocast
-    )
-    if cfg.trainer.cuda_graph:
-        make, learn = Captured(make, generator=augmentation.generator), Captured(learn)
-
-    def prepare(epoch: int, batch: int, chosen: Tensor) -> Batch:
-        augmentation.begin(epoch, batch)
-        return make(chosen)
-
-    if cfg.trainer.cuda_graph:
-        return Beside(prepare), learn
-    return prepare, learn
-
-
 def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Plan, *, wandb_id: str | None) -> Tracker:
     """Write the config into the run folder, say what is to be trained, on what, where, and begin the record of it."""
     model, progress = state.model, state.progress
@@ -254,12 +222,6 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
     if progress.init:
         tracker.wandb.about({"first_weights": progress.init})
     return tracker
-
-
-def first_batch(seed: int, recipe: Recipe, data: Dataset, prepare: Prepare) -> Tensor:
-    """The first images of the run as the network will see them; drawing them changes nothing that is drawn later."""
-    batch, chosen = next(shuffled(data.train, batch_size=recipe.batch_size, seed=seed, epoch=0, first=0))
-    return prepare(0, batch, chosen)[0]
 
 
 def training_metrics(state: State, speed: Speed, batch_size: int) -> dict[str, float]:

@@ -4,6 +4,7 @@ Each image is mixed with the one before it in the batch, by numbers of its own.
 """
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from vit_cnn.config.schema import Mixing, Recipe
@@ -16,37 +17,46 @@ def is_mixing(step: int, *, recipe: Recipe, steps_per_epoch: int) -> bool:
     return recipe.mixing.probability > 0 and step / steps_per_epoch < recipe.mixing.end * recipe.epochs
 
 
-def mix(images: Tensor, labels: Tensor, *, share: Tensor, num_classes: int) -> tuple[Tensor, Tensor, Tensor]:
+def mix(
+    images: Tensor, labels: Tensor, *, share: Tensor, num_classes: int, batches: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Mix images [b, c, h, w] and their labels [b].
 
     Args:
         share: of the other image in each pixel, [b, 1, h, w].
+        batches: how many batches the images are.
 
     Returns:
         Images, targets [b, classes] that add up to 1, and the label of the larger part of each image [b].
     """
-    others, total = labels.roll(1), share.mean(dim=(1, 2, 3))
+    others, total = before(labels, batches), share.mean(dim=(1, 2, 3))
     targets = torch.lerp(one_hot(labels, num_classes), one_hot(others, num_classes), total[:, None])
-    return torch.lerp(images, images.roll(1, dims=0), share), targets, torch.where(total > 0.5, others, labels)
+    return torch.lerp(images, before(images, batches), share), targets, torch.where(total > 0.5, others, labels)
+
+
+def before(each: Tensor, batches: int) -> Tensor:
+    """Images or labels [b, …] in the order in which each stands where the next one of its batch was."""
+    by_batch = rearrange(each, "(k b) ... -> k b ...", k=batches)
+    return rearrange(by_batch.roll(1, dims=1), "k b ... -> (k b) ...")
 
 
 def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
 
 
-def shares(drawn: Tensor, quantiles: Tensor, recipe: Mixing, *, mixes: Tensor, h: int, w: int) -> Tensor:
+def shares(mixed: Tensor, drawn: Tensor, quantiles: Tensor, recipe: Mixing, *, h: int, w: int) -> Tensor:
     """How much of the other image there is in each pixel, [b, 1, h, w]; 0 in an image that is not mixed.
 
     CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899) takes a rectangle from it, which may hang over the
     border; MixUp (Zhang et al., 2018, https://arxiv.org/abs/1710.09412) the same share everywhere.
 
     Args:
-        drawn: numbers [5, b] in [0, 1).
+        mixed: which images, bool [b].
+        drawn: numbers [4, b] in [0, 1): kind, share, column, row.
         quantiles: of the shares that CutMix and MixUp leave to the image itself, [2, QUANTILES + 1].
-        mixes: bool [], whether images are mixed at all at this step.
     """
-    chance, kind, level, x, y = drawn
-    mixed, by_cutmix = (chance < recipe.probability) & mixes, kind < recipe.switch_probability
+    kind, level, x, y = drawn
+    by_cutmix = kind < recipe.switch_probability
     kept = torch.where(by_cutmix, quantile(quantiles[0], level), quantile(quantiles[1], level))
     side = (1 - kept).sqrt() / 2  # half of it, as a share of the image's
     rows, columns = around(y, side, h), around(x, side, w)

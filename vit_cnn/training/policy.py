@@ -39,7 +39,7 @@ class Policy(NamedTuple):
 Stage = tuple[str, float, float]  # operation, probability, level in [0, 1]
 
 
-def build_policy(name: str, *, image_size: int, device: torch.device) -> Policy:
+def build_policy(name: str, *, image_size: int) -> Policy:
     """The table of ``trivial`` or ``autoaugment``, with a row for each sign that its operations can take."""
     rows, widest = trivial_augment() if name == "trivial" else autoaugment_cifar10(image_size)
     amounts, probabilities = [], []
@@ -47,7 +47,7 @@ def build_policy(name: str, *, image_size: int, device: torch.device) -> Policy:
         for signs in itertools.product((-1, 1), repeat=len(row)):
             amounts.append([one(stage, widest, sign) for stage, sign in zip(row, signs, strict=True)])
             probabilities.append([probability for _, probability, _ in row])
-    return Policy(torch.tensor(amounts, device=device), torch.tensor(probabilities, device=device))
+    return Policy(torch.tensor(amounts), torch.tensor(probabilities))
 
 
 def one(stage: Stage, widest: dict[str, float], sign: int) -> list[float]:

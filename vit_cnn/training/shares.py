@@ -12,14 +12,12 @@ from torch import Tensor, nn
 from vit_cnn.errors import Refused
 from vit_cnn.processes.together import add, here, take_over
 
-BATCH_IS_SECOND = ("window", "shift", "erasing", "mixing")  # axis of what ``Augmentation.draw`` draws; else the first
-
 
 def own_share(chosen: Tensor, draws: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
     """The part of a batch that this process learns from, and before it one image more, its ``partner``.
 
     Each image is mixed with the one before it in the whole batch, and so the first one of a share with the last one of
-    the share before.
+    the share before. A process alone has the whole batch, and nothing before it.
 
     Args:
         chosen: positions of the whole batch's images [b].
@@ -28,13 +26,11 @@ def own_share(chosen: Tensor, draws: dict[str, Tensor]) -> tuple[Tensor, dict[st
     Returns:
         Positions [b / processes + 1] and their numbers.
     """
+    if here.number == 1:
+        return chosen, draws
     size = len(chosen) // here.number
-    mine = (torch.arange(-1, size, device=chosen.device) + here.rank * size) % len(chosen)
-    own = {
-        name: drawn if drawn.ndim == 0 else drawn.index_select(int(name in BATCH_IS_SECOND), mine)
-        for name, drawn in draws.items()
-    }
-    return chosen[mine], own
+    mine = (torch.arange(-1, size) + here.rank * size) % len(chosen)
+    return chosen[mine], {name: drawn[mine] for name, drawn in draws.items()}
 
 
 def average(tensors: list[Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""One training step, in two parts: make the batch, learn from it. The same called, compiled or captured."""
+"""One training step: learn from a batch. The same called, compiled or captured."""
 
 from collections.abc import Callable
 
@@ -7,28 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vit_cnn.config.schema import Recipe
-from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed
 from vit_cnn.processes.together import here
-from vit_cnn.training.augment import Augmentation, Batch
-from vit_cnn.training.shares import average, own_share, statistics_of
+from vit_cnn.training.shares import average, statistics_of
 from vit_cnn.training.state import State, not_finite
-
-
-def training_batch(chosen: Tensor, *, data: Dataset, augmentation: Augmentation) -> Batch:
-    """The training images at the positions ``chosen`` [b] as the network sees them [b, c, h, w].
-
-    Of several processes each gets its share of them.
-
-    Returns:
-        Images, the targets of the loss, and the labels [b] that accuracy is measured against. Where images are mixed,
-        targets are shares [b, classes], and the label is that of the larger part.
-    """
-    draws, partners = augmentation.draw(chosen), 0
-    if here.number > 1:
-        (chosen, draws), partners = own_share(chosen, draws), 1
-    images, targets, labels = augmentation.apply(data.train.images[chosen], data.train.labels[chosen], draws)
-    return images[partners:], targets[partners:], labels[partners:]
 
 
 def training_step(
