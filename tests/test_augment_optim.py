@@ -53,7 +53,7 @@ def test_alternating_flip_shows_each_image_both_ways_in_two_epochs() -> None:
 
 
 def test_padded_crop_shifts_each_image_on_its_own(images: Tensor) -> None:
-    moved = padded_crop(images, torch.randint(0, 5, (2, 64), generator=generator()), 2)
+    moved = padded_crop(images, torch.randint(0, 5, (64, 2), generator=generator()), 2)
     padded = F.pad(images, (2,) * 4, mode="reflect")
     found = set()
     for image, source in zip(moved, padded, strict=True):
@@ -64,7 +64,7 @@ def test_padded_crop_shifts_each_image_on_its_own(images: Tensor) -> None:
 
 
 def test_resized_crop_of_everything_changes_nothing(images: Tensor) -> None:
-    drawn = torch.rand(4, len(images), generator=generator())
+    drawn = torch.rand(len(images), 4, generator=generator())
     torch.testing.assert_close(resized_crop(images, drawn, [1, 1], [1, 1]), images, rtol=0, atol=1e-5)
 
 
@@ -72,7 +72,7 @@ def test_resized_crop_cuts_the_share_it_is_told_to() -> None:
     """On a ramp of coordinates a crop is a ramp too, from which its window can be read."""
     ramp = torch.arange(64.0) + 0.5
     images = torch.stack([ramp.expand(64, 64), ramp[:, None].expand(64, 64)]).expand(2000, 2, 64, 64)
-    crops = resized_crop(images, torch.rand(4, 2000, generator=generator()), [0.3, 0.6], [0.8, 1.25])
+    crops = resized_crop(images, torch.rand(2000, 4, generator=generator()), [0.3, 0.6], [0.8, 1.25])
     width = (crops[:, 0, 0, -1] - crops[:, 0, 0, 0]) * 64 / 63
     height = (crops[:, 1, -1, 0] - crops[:, 1, 0, 0]) * 64 / 63
     area, ratio = width * height / 64**2, width / height

@@ -169,10 +169,8 @@ def test_few_images_are_blamed_on_what_makes_them_few() -> None:
 
 def test_order_and_augmentation_draw_different_numbers() -> None:
     """NumPy's hash pads with zeros: an epoch's order and the augmentation of its batch 0 were one stream."""
-    order = seeded(torch.Generator(), ORDER, 3, 7)
-    assert not torch.equal(
-        torch.rand(9, generator=order), torch.rand(9, generator=seeded(order, AUGMENTATION, 3, 7, 0))
-    )
+    order, augmentation = seeded(ORDER, 3, 7), seeded(AUGMENTATION, 3, 7, 0)
+    assert not torch.equal(torch.rand(9, generator=order), torch.rand(9, generator=augmentation))
 
 
 @pytest.mark.parametrize("share", [0.6, 0.9])

@@ -1,5 +1,6 @@
 """Erasing, CutMix and MixUp: what becomes of images and labels, how often, until when; no step waits for a device."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vit_cnn.config.schema import Mixing
+from vit_cnn.data.dataset import Split
+from vit_cnn.processes.together import here
 from vit_cnn.training.augment import Batch
-from vit_cnn.training.batches import Batches
+from vit_cnn.training.batches import Batches, fitting, sent
 from vit_cnn.training.erasing import erase
 from vit_cnn.training.mixing import beta_quantiles, mix, quantile, shares
 
@@ -30,7 +33,7 @@ def uniform(*shape: int, seed: int = 5) -> Tensor:
 def test_erasing_cuts_out_rectangles_of_the_asked_size() -> None:
     images = torch.ones(5000, 3, 32, 32)
     erased = uniform(5000, seed=6) < 0.25
-    holes = erase(images, erased, uniform(4, 5000), [0.1, 0.3], [0.5, 2.0]) == 0
+    holes = erase(images, erased, uniform(5000, 4), [0.1, 0.3], [0.5, 2.0]) == 0
     assert torch.equal(holes.flatten(1).any(dim=1), erased)
     assert torch.equal(holes[:, 0], holes[:, 2])
     rows, columns = holes[erased, 0].any(dim=2), holes[erased, 0].any(dim=1)
@@ -48,7 +51,7 @@ def test_erasing_cuts_out_rectangles_of_the_asked_size() -> None:
 
 def test_a_fixed_area_is_cutout() -> None:
     every = torch.ones(50, dtype=torch.bool)
-    holes = erase(torch.ones(50, 1, 32, 32), every, uniform(4, 50), [0.25, 0.25], [1, 1]) == 0
+    holes = erase(torch.ones(50, 1, 32, 32), every, uniform(50, 4), [0.25, 0.25], [1, 1]) == 0
     assert (holes.sum(dim=(1, 2, 3)) == 16**2).all()
 
 
@@ -65,8 +68,8 @@ def mixing(**changed: float) -> Mixing:
 
 def drawn_shares(recipe: Mixing, *, number: int, size: int = 32) -> Tensor:
     tables = torch.stack([beta_quantiles(recipe.cutmix_alpha), beta_quantiles(recipe.mixup_alpha)])
-    mixed, *drawn = uniform(5, number)
-    return shares(mixed < recipe.probability, torch.stack(drawn), tables, recipe, h=size, w=size)
+    mixed, drawn = uniform(number, seed=6) < recipe.probability, uniform(number, 4)
+    return shares(mixed, drawn, tables, recipe, h=size, w=size)
 
 
 def test_cutmix_takes_a_rectangle_as_torchvision_does() -> None:
@@ -74,7 +77,7 @@ def test_cutmix_takes_a_rectangle_as_torchvision_does() -> None:
     assert set(share.unique().tolist()) == {0.0, 1.0}
     rows, columns = share.amax(dim=2), share.amax(dim=1)
     assert torch.equal(share, rows[:, :, None] * columns[:, None, :])
-    _, _, level, x, y = uniform(5, 4000)  # λ of Beta(1, 1) is the number itself
+    _, level, x, y = uniform(4000, 4).T  # λ of Beta(1, 1) is the number itself
     for number in range(200):
         half, cx, cy = int(0.5 * (1 - level[number]).sqrt() * 32), int(x[number] * 32), int(y[number] * 32)
         box = torch.zeros(32, 32)
@@ -139,15 +142,16 @@ class Operators(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("more", ([], ["recipe.augment.crop_scale=[0.5,1]", "recipe.augment.policy=trivial"]))
-def test_nothing_in_a_batch_waits_for_the_device(more: list[str]) -> None:
+def test_nothing_in_a_batch_waits_for_the_device(more: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """Not reading a number, no sizes that depend on one, and no tensors from Python's numbers."""
     augmentation, chosen = augmentation_of(*EVERYTHING, *more), torch.arange(30)
     calls = []
     for batch in range(3):
-        draws = augmentation.draw(chosen, epoch=0, batch=batch)  # on the processor, whatever the device
+        draws = augmentation.draw(chosen, epoch=0, batch=batch)  # on the CPU, whatever the device
+        monkeypatch.setattr(augmentation, "draw", lambda *_, draws=draws, **__: draws)
         with Operators() as operators:
-            images, labels = augmentation.data.train.images[chosen], augmentation.data.train.labels[chosen]
-            augmentation.apply(images, labels, draws, 1)
+            list(Batches(augmentation).make([(batch, chosen)] * 2, epoch=0))
+        monkeypatch.undo()
         calls.append(operators.called)
     assert calls[0] == calls[1] == calls[2]
     names = {name for name, _ in calls[0]}
@@ -181,6 +185,30 @@ def test_batches_are_the_same_however_many_are_made_at_once(at_once: int) -> Non
     assert same(list(batches.of_epoch(3)), one_by_one)
     assert same(list(batches.of_epoch(3, first=1)), one_by_one[1:])
     assert sizes == {30 * at_once}
+
+
+def test_how_many_batches_a_gpu_makes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many as are enough work for it, but no more than an epoch has, and few in vain: ten are two groups of five."""
+
+    def at_once(images: int, size: int, batch_size: int, *, device: str = "cuda") -> int:
+        nothing = torch.empty(images, 3, size, size, device="meta")
+        mean = SimpleNamespace(device=torch.device(device))
+        data: Any = SimpleNamespace(train=Split(nothing, nothing[:, 0, 0, 0], nothing), mean=mean)
+        return fitting(data, batch_size=batch_size)
+
+    assert [at_once(45_000, 32, 128), at_once(45_000, 32, 256), at_once(45_000, 224, 128)] == [8, 4, 1]
+    assert [at_once(45_000, 8, 16), at_once(1_280, 32, 128), at_once(400, 32, 128)] == [8, 5, 3]
+    assert at_once(45_000, 32, 128, device="cpu") == 1
+    monkeypatch.setattr(here, "number", 2)
+    assert at_once(45_000, 32, 256) == 8  # of each it makes a half
+
+
+def test_nobody_waits_for_what_is_sent_to_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    copied: list[Any] = []
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: tensor + 1)  # as if that were the memory it is copied to
+    monkeypatch.setattr(Tensor, "to", lambda *arguments, **options: copied.append((*arguments, options)))
+    sent(torch.tensor([4]), torch.device("cuda"))
+    assert copied == [(torch.tensor([5]), torch.device("cuda"), {"non_blocking": True})]
 
 
 def same(some: list[Batch], others: list[Batch]) -> bool:

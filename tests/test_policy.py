@@ -112,10 +112,10 @@ def test_two_moves_follow_each_other(images: Tensor) -> None:
 def test_without_a_move_crop_and_flip_are_the_usual_ones(images: Tensor) -> None:
     recipe = augmentation_of("recipe=modern").recipe.augment
     generator = torch.Generator().manual_seed(3)
-    shift = torch.randint(0, 9, (2, len(images)), generator=generator)
+    shift = torch.randint(0, 9, (len(images), 2), generator=generator)
     flip = torch.rand(len(images), generator=generator) < 0.5
     nothing = torch.zeros(len(images), 2, len(OPERATIONS))
-    moved = move(images, {"amounts": nothing, "shift": shift.T, "flip": flip}, recipe)
+    moved = move(images, {"amounts": nothing, "shift": shift, "flip": flip}, recipe)
     assert torch.equal(moved, mirror(padded_crop(images, shift, 4), flip))
 
 

@@ -192,12 +192,11 @@ class Bench(Contenders):
         return [{"augmentation": name, **spread(each)} for name, each in in_rounds(batches, rounds=20).items()]
 
     def training_batches(self, overrides: list[str]) -> Callable[[], object]:
-        """What makes the training batch of a recipe, on random images."""
+        """What makes one training batch of a recipe, on random images; training on a GPU makes several at once."""
         cfg = noise_config(*self.overrides, *overrides, images=1000, batch=self.batch)
         data: Dataset = instantiate(cfg.data).to(self.device)
-        augmentation = Augmentation(cast(Recipe, OmegaConf.to_object(cfg.recipe)), data=data, seed=0)
-        numbered = [(0, torch.arange(self.batch))]
-        return lambda: Batches(augmentation, at_once=1).make(numbered, epoch=0)
+        batches = Batches(Augmentation(cast(Recipe, OmegaConf.to_object(cfg.recipe)), data=data, seed=0))
+        return lambda: batches.make([(0, torch.arange(self.batch))], epoch=0)
 
     def growth(self) -> list[Row]:
         """Time and memory of a training step against batch, image size and patch size, in processes of their own."""

@@ -70,7 +70,7 @@ def plain(overrides: list[str]) -> None:
     """Ten plain steps of each network; from the second on, neither they nor their batches may wait for the device."""
     for model in NETWORKS:
         losses = []
-        for number, loss in enumerate(steps(checked(model, overrides), PLAIN)):
+        for number, loss in enumerate(steps(checked(model, ["recipe=strong", *overrides]), PLAIN)):
             if torch.cuda.is_available():
                 torch.cuda.set_sync_debug_mode("error" if number < PLAIN - 1 else "default")
             losses.append(loss)

@@ -1,4 +1,7 @@
-"""The batches of an epoch: which images, in which order, and how pixels become the network's numbers."""
+"""The batches of an epoch: which images, in which order, and how pixels become the network's numbers.
+
+``training/batches.py`` makes of them what the network sees.
+"""
 
 from collections.abc import Iterator
 
@@ -16,15 +19,15 @@ def shuffled(split: Split, *, batch_size: int, seed: int, epoch: int, first: int
 
     The order is a pure function of ``seed`` and ``epoch``: a resumed epoch goes on with the same batches.
     """
-    order = torch.randperm(len(split), generator=seeded(torch.Generator(), ORDER, seed, epoch))
+    order = torch.randperm(len(split), generator=seeded(ORDER, seed, epoch))
     batches = order.split(batch_size)
     for batch in range(first, len(split) // batch_size):
         yield batch, batches[batch]
 
 
-def seeded(generator: torch.Generator, purpose: int, *numbers: int) -> torch.Generator:
-    """Seed ``generator`` with ``seed_of`` these numbers."""
-    return generator.manual_seed(seed_of(purpose, *numbers))
+def seeded(purpose: int, *numbers: int) -> torch.Generator:
+    """A generator on the CPU that begins with ``seed_of`` these numbers."""
+    return torch.Generator().manual_seed(seed_of(purpose, *numbers))
 
 
 def seed_of(purpose: int, *numbers: int) -> int:

@@ -1,10 +1,10 @@
 """Augmentation of whole batches on their device: each image has its own random numbers, no loop over images.
 
-In two parts: ``draw`` takes every random number of a batch, on the processor, so that they are the same whatever the
-device; ``apply`` is a pure function of images and numbers, on the device. It never waits for it, and no shape depends
-on what was drawn, so that it can be compiled.
+In two parts: ``draw`` takes every random number of a batch, on the CPU, so that they are the same whatever the device.
+``apply`` is a pure function of images and numbers, on the device. It never makes the host wait for the device, and no
+shape depends on what was drawn, so that it can be compiled. It may get several batches at once.
 
-Axes: ``b`` images, of one batch or of several, ``c`` channels, ``h w`` pixels.
+Axes: ``b`` images, ``c`` channels, ``h w`` pixels.
 """
 
 import functools
@@ -37,7 +37,7 @@ class Augmentation:
         device = data.mean.device
         self.recipe, self.data, self.seed = recipe, data, seed
         if recipe.augment.flip == "alternating":
-            drawn = torch.rand(len(data.train), generator=seeded(torch.Generator(), MIRRORED, seed))
+            drawn = torch.rand(len(data.train), generator=seeded(MIRRORED, seed))
             self.mirrored = drawn < 0.5
         if recipe.augment.policy is not None:
             size = data.train.images.shape[-1]
@@ -59,7 +59,7 @@ class Augmentation:
             chosen: positions of its training images [b].
         """
         recipe, mixing, b = self.recipe.augment, self.recipe.mixing, len(chosen)
-        generator = seeded(torch.Generator(), AUGMENTATION, self.seed, epoch, batch)
+        generator = seeded(AUGMENTATION, self.seed, epoch, batch)
         uniform = functools.partial(torch.rand, generator=generator)
         whole = functools.partial(torch.randint, generator=generator)
         draws = {}
@@ -91,7 +91,7 @@ class Augmentation:
 
         Args:
             draws: random numbers of each image, on the device of the images.
-            batches: how many batches they are, one after another and of equal size: images are mixed within each.
+            batches: how many batches the images are, of equal size, one after another: each is mixed by itself.
 
         Returns:
             Images float32 [b, c, h, w]; targets, which are the labels, or with mixing shares [b, classes]; and labels.
@@ -105,15 +105,15 @@ class Augmentation:
         else:
             images = normalise(images, data.mean, data.std)
             if recipe.crop_scale is not None:
-                images = resized_crop(images, draws["window"].T, recipe.crop_scale, recipe.crop_ratio)
+                images = resized_crop(images, draws["window"], recipe.crop_scale, recipe.crop_ratio)
             if recipe.crop_padding:
-                images = padded_crop(images, draws["shift"].T, recipe.crop_padding)
+                images = padded_crop(images, draws["shift"], recipe.crop_padding)
             if "flip" in draws:
                 images = mirror(images, draws["flip"])
         if "erasing" in draws:
-            images = erase(images, draws["erased"], draws["erasing"].T, recipe.erasing_area, recipe.erasing_ratio)
+            images = erase(images, draws["erased"], draws["erasing"], recipe.erasing_area, recipe.erasing_ratio)
         if "mixing" in draws:
             h, w = images.shape[-2:]
-            share = shares(draws["mixed"], draws["mixing"].T, self.quantiles, self.recipe.mixing, h=h, w=w)
+            share = shares(draws["mixed"], draws["mixing"], self.quantiles, self.recipe.mixing, h=h, w=w)
             return mix(images, labels, share=share, num_classes=len(data.classes), batches=batches)
         return images, labels, labels

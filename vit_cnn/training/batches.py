@@ -1,11 +1,12 @@
-"""The batches of an epoch, as the network sees them; on a GPU several are made at once.
+"""The batches of an epoch as the network sees them; on a GPU several are made at once.
 
-What differs from the textbook: no ``DataLoader``, since the images live on the device. What makes a batch there is
-dozens of kernels, each too small for a GPU: for eight batches at once it takes no more of them than for one.
+What differs from the textbook: no ``DataLoader``, since the images live on the device. Making a batch takes dozens of
+small kernels, each too little work for a GPU. Eight batches together take no more kernels than one.
 
-Axes: ``k`` batches, ``b`` images of each.
+``data/batches.py`` says which images a batch has. Axes: ``k`` batches, ``b`` images of each.
 """
 
+import math
 from collections.abc import Iterator
 
 import torch
@@ -18,35 +19,37 @@ from vit_cnn.processes.together import here
 from vit_cnn.training.augment import Augmentation, Batch
 from vit_cnn.training.shares import own_share
 
-PIXELS_AT_ONCE = 2**20  # on a GPU: of 32×32 eight batches of 128 images
+BATCHES_AT_ONCE, PIXELS_AT_ONCE = 8, 2**20  # at most, on a GPU; 128 images of 32×32 pixels are both at once
 
 
 class Batches:
     """The training batches of a run: the same, however many of them are made at once.
 
     Args:
-        at_once: how many are; by default ``fitting``.
+        augmentation: what is done to the images, and to which.
+        at_once: how many batches are made together; by default ``fitting``.
     """
 
     def __init__(self, augmentation: Augmentation, *, at_once: int | None = None) -> None:
         self.augmentation, self.data, self.recipe = augmentation, augmentation.data, augmentation.recipe
-        self.at_once = at_once or fitting(self.data, batch_size=self.recipe.batch_size // here.number)
+        self.at_once = at_once or fitting(self.data, batch_size=self.recipe.batch_size)
 
     def of_epoch(self, epoch: int, *, first: int = 0) -> Iterator[Batch]:
         """The batches of an epoch from number ``first`` on; of several processes each gets its share of every batch.
+
+        Each has to be learned from before the next is taken, since several processes seed their dropout in between.
 
         Yields:
             Images float32 [b, c, h, w]; targets of the loss, which are the labels, or with mixing shares [b, classes];
             and the labels [b] that accuracy is measured against, of a mixed image that of its larger part.
         """
-        seed = self.augmentation.seed
-        order = shuffled(self.data.train, batch_size=self.recipe.batch_size, seed=seed, epoch=epoch, first=first)
-        numbered = list(order)
+        seed, batch_size = self.augmentation.seed, self.recipe.batch_size
+        numbered = list(shuffled(self.data.train, batch_size=batch_size, seed=seed, epoch=epoch, first=first))
         for start in range(0, len(numbered), self.at_once):
             group = numbered[start : start + self.at_once]
-            missing = self.at_once - len(group)  # made up for: another size would have to be compiled anew
-            made = self.make([*group, *missing * group[-1:]], epoch=epoch)
-            for (number, _), batch in zip(group, made, strict=False):
+            # A smaller group would have to be compiled anew: copies of its last batch, which nobody reads, fill it up.
+            copies = (self.at_once - len(group)) * group[-1:]
+            for (number, _), batch in zip(group, self.make([*group, *copies], epoch=epoch), strict=False):
                 if here.number > 1:  # each has dropout of its own, which no checkpoint could hold for all
                     torch.manual_seed(seed_of(DROPOUT, seed, epoch, number, here.rank))
                 yield batch
@@ -64,11 +67,15 @@ class Batches:
 
 
 def fitting(data: Dataset, *, batch_size: int) -> int:
-    """How many batches are best made at once: one on a processor, whose cache holds no more; some on a GPU."""
+    """How many batches are best made at once: on a CPU one, whose numbers stay in its cache; on a CUDA GPU several."""
+    if data.mean.device.type != "cuda":
+        return 1
     h, w = data.train.images.shape[-2:]
-    return max(1, PIXELS_AT_ONCE // (batch_size * h * w)) if data.mean.device.type == "cuda" else 1
+    most = max(1, min(BATCHES_AT_ONCE, PIXELS_AT_ONCE * here.number // (batch_size * h * w)))
+    steps = max(1, len(data.train) // batch_size)
+    return math.ceil(steps / math.ceil(steps / most))  # as many groups, with the fewest copies in the last
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """``tensor`` on the device, for whose copying nobody waits."""
+    """``tensor`` copied to the device; the host does not wait for that, which takes pinned memory."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

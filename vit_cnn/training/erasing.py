@@ -14,12 +14,13 @@ def erase(images: Tensor, erased: Tensor, drawn: Tensor, area: list[float], rati
 
     Args:
         erased: which images, bool [b].
-        drawn: numbers [4, b] in [0, 1), for the rectangles: area, ratio, column, row.
+        drawn: numbers [b, 4] in [0, 1), for the rectangles: area, ratio, column, row.
         area: smallest and largest share of the image.
         ratio: smallest and largest width / height.
     """
-    width, height = extents(drawn[0], drawn[1], area, ratio)
-    columns, rows = covered(images.shape[-1], width, drawn[2]), covered(images.shape[-2], height, drawn[3])
+    size, shape, x, y = drawn.unbind(dim=1)
+    width, height = extents(size, shape, area, ratio)
+    columns, rows = covered(images.shape[-1], width, x), covered(images.shape[-2], height, y)
     inside = rows[:, :, None] & columns[:, None, :] & erased[:, None, None]
     return torch.where(inside[:, None], 0, images)
 

@@ -22,12 +22,12 @@ def padded_crop(images: Tensor, shift: Tensor, padding: int) -> Tensor:
     """Shift each image by up to ``padding`` pixels either way; its own reflection fills the border.
 
     Args:
-        shift: whole numbers [2, b], rows and columns, from 0 to twice the padding.
+        shift: whole numbers [b, 2], rows and columns, from 0 to twice the padding.
     """
     b, c, h, w = images.shape
     padded = F.pad(images, (padding,) * 4, mode="reflect")
-    rows = shift[0][:, None] + torch.arange(h, device=images.device)
-    columns = shift[1][:, None] + torch.arange(w, device=images.device)
+    rows = shift[:, :1] + torch.arange(h, device=images.device)
+    columns = shift[:, 1:] + torch.arange(w, device=images.device)
     batch = torch.arange(b, device=images.device)
     return padded[
         batch[:, None, None, None],
@@ -41,7 +41,7 @@ def resized_crop(images: Tensor, drawn: Tensor, scale: list[float], ratio: list[
     """Cut a rectangle from each image and stretch it to the old size, bilinearly (Szegedy et al., 2014, GoogLeNet).
 
     Args:
-        drawn: numbers [4, b] in [0, 1), for ``windows``.
+        drawn: numbers [b, 4] in [0, 1), for ``windows``.
     """
     width, height, left, top = windows(drawn, scale, ratio)
     theta = torch.zeros(len(images), 2, 3, device=images.device)
@@ -55,9 +55,9 @@ def windows(drawn: Tensor, scale: list[float], ratio: list[float]) -> tuple[Tens
     """Rectangles within the image: their ``extents``, and their centres, in [-1, 1] from edge to edge; each [b].
 
     Args:
-        drawn: numbers [4, b] in [0, 1).
+        drawn: numbers [b, 4] in [0, 1).
     """
-    area, log_ratio, x, y = drawn
+    area, log_ratio, x, y = drawn.unbind(dim=1)
     width, height = extents(area, log_ratio, scale, ratio)
     # The image spans [-1, 1], so a window of half-width `width` may move 1 - width.
     return width, height, (2 * x - 1) * (1 - width), (2 * y - 1) * (1 - height)
@@ -105,11 +105,11 @@ def move(images: Tensor, draws: dict[str, Tensor], recipe: Augment) -> Tensor:
     if "flip" in draws:
         x = torch.where(draws["flip"][:, None, None], -x, x)
     if "shift" in draws:
-        down, right = (draws["shift"].T - recipe.crop_padding)[..., None, None]
+        down, right = (draws["shift"] - recipe.crop_padding)[..., None, None].unbind(dim=1)
         x, y = x + right, y + down
     if recipe.crop_scale is not None:
         width, height, left, top = (
-            each[:, None, None] for each in windows(draws["window"].T, recipe.crop_scale, recipe.crop_ratio)
+            each[:, None, None] for each in windows(draws["window"], recipe.crop_scale, recipe.crop_ratio)
         )
         x, y = x * width + left * (w / 2), y * height + top * (h / 2)
     grid = torch.stack([x / ((w - 1) / 2), y / ((h - 1) / 2)], dim=-1)

@@ -35,7 +35,7 @@ def mix(
 
 
 def before(each: Tensor, batches: int) -> Tensor:
-    """Images or labels [b, …] in the order in which each stands where the next one of its batch was."""
+    """For each image or label of [b, …] the one before it in its batch; for the first of a batch its last."""
     by_batch = rearrange(each, "(k b) ... -> k b ...", k=batches)
     return rearrange(by_batch.roll(1, dims=1), "k b ... -> (k b) ...")
 
@@ -52,10 +52,10 @@ def shares(mixed: Tensor, drawn: Tensor, quantiles: Tensor, recipe: Mixing, *, h
 
     Args:
         mixed: which images, bool [b].
-        drawn: numbers [4, b] in [0, 1): kind, share, column, row.
+        drawn: numbers [b, 4] in [0, 1): kind, share, column, row.
         quantiles: of the shares that CutMix and MixUp leave to the image itself, [2, QUANTILES + 1].
     """
-    kind, level, x, y = drawn
+    kind, level, x, y = drawn.unbind(dim=1)
     by_cutmix = kind < recipe.switch_probability
     kept = torch.where(by_cutmix, quantile(quantiles[0], level), quantile(quantiles[1], level))
     side = (1 - kept).sqrt() / 2  # half of it, as a share of the image's
@@ -82,7 +82,7 @@ def quantile(table: Tensor, uniform: Tensor) -> Tensor:
 def beta_quantiles(alpha: float) -> Tensor:
     """Quantiles of Beta(alpha, alpha), float32 [QUANTILES + 1], evenly from 0 to 1.
 
-    PyTorch's own draws from a Beta distribution take no generator, and cannot be repeated in a captured step.
+    PyTorch's own draws from a Beta distribution take no generator, so that they could not be repeated.
     """
     from scipy.special import betaincinv
 

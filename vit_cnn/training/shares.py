@@ -24,7 +24,7 @@ def own_share(chosen: Tensor, draws: dict[str, Tensor]) -> tuple[Tensor, dict[st
         draws: random numbers of the whole batch: so an image meets the same ones however many processes there are.
 
     Returns:
-        Positions [b / processes + 1] and their numbers.
+        Positions [b / processes + 1], or of a process alone [b], and their numbers.
     """
     if here.number == 1:
         return chosen, draws

@@ -1,4 +1,4 @@
-"""One training step: learn from a batch. The same called, compiled or captured."""
+"""One training step: learn from a batch. The same code whether called plainly, compiled or captured."""
 
 from collections.abc import Callable
 
