@@ -34,7 +34,6 @@ class Augmentation:
     """
 
     def __init__(self, recipe: Recipe, *, data: Dataset, seed: int, compiled: bool = False) -> None:
-        device = data.mean.device
         self.recipe, self.data, self.seed = recipe, data, seed
         if recipe.augment.flip == "alternating":
             drawn = torch.rand(len(data.train), generator=seeded(MIRRORED, seed))
@@ -44,7 +43,7 @@ class Augmentation:
             self.policy = build_policy(recipe.augment.policy, image_size=size)
         if recipe.mixing.probability:
             alphas = (recipe.mixing.cutmix_alpha, recipe.mixing.mixup_alpha)
-            self.quantiles = torch.stack([beta_quantiles(alpha) for alpha in alphas]).to(device)
+            self.quantiles = torch.stack([beta_quantiles(alpha) for alpha in alphas]).to(data.mean.device)
         self.apply: Callable[[Tensor, Tensor, dict[str, Tensor], int], Batch] = (
             torch.compile(self._apply, dynamic=False) if compiled else self._apply
         )
@@ -82,8 +81,8 @@ class Augmentation:
         if mixing.probability:
             steps_per_epoch = len(self.data.train) // self.recipe.batch_size
             mixes = is_mixing(epoch * steps_per_epoch + batch, recipe=self.recipe, steps_per_epoch=steps_per_epoch)
-            chance, *rest = uniform(5, b)
-            draws["mixed"], draws["mixing"] = (chance < mixing.probability) & mixes, torch.stack(rest, dim=1)
+            numbers = uniform(5, b).T
+            draws["mixed"], draws["mixing"] = (numbers[:, 0] < mixing.probability) & mixes, numbers[:, 1:]
         return draws
 
     def _apply(self, images: Tensor, labels: Tensor, draws: dict[str, Tensor], batches: int) -> Batch:
