@@ -24,7 +24,7 @@ def mix(
 
     Args:
         share: of the other image in each pixel, [b, 1, h, w].
-        batches: how many batches the images are.
+        batches: how many batches the images are, of equal size, one after another.
 
     Returns:
         Images, targets [b, classes] that add up to 1, and the label of the larger part of each image [b].
