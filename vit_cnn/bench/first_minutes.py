@@ -158,7 +158,10 @@ def steps(cfg: DictConfig, number: int) -> Iterator[torch.Tensor]:
     state.model.train()
     endless = itertools.chain.from_iterable(map(batches.of_epoch, itertools.count()))
     for batch in itertools.islice(endless, number):
-        yield learn(*batch)
+        loss = learn(*batch)
+        if state.average:
+            state.average.update()
+        yield loss
 
 
 def failed(call: Callable[[str], object], argument: str) -> bool:

@@ -12,7 +12,8 @@ class WeightAverage:
     """Exponential moving average of a network's weights, and of its batch norms' statistics.
 
     After ``t`` updates an update keeps min(``decay``, (1 + t) / (10 + t)) of the average: a warm-up, since the first
-    weights are not worth keeping. Everything stays on the device, so that a step with it can be captured.
+    weights are not worth keeping. Since that share changes, and a CUDA graph would fix it, an update is not part of a
+    captured step.
 
     Args:
         model: on its device already.
@@ -23,15 +24,13 @@ class WeightAverage:
         self.decay = decay
         self.weights = [tensor for tensor in model.state_dict().values() if tensor.is_floating_point()]
         self.average = [tensor.clone() for tensor in self.weights]
-        self.updates = torch.zeros((), device=self.weights[0].device)
+        self.updates = 0
 
     def update(self) -> None:
         """Take in the weights of a step."""
         self.updates += 1
-        keep = ((1 + self.updates) / (10 + self.updates)).clamp(max=self.decay)
-        change = torch._foreach_sub(self.weights, self.average)
-        torch._foreach_mul_(change, 1 - keep)
-        torch._foreach_add_(self.average, change)
+        keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        torch._foreach_lerp_(self.average, self.weights, 1 - keep)
 
     @contextlib.contextmanager
     def in_use(self) -> Iterator[None]:
@@ -49,5 +48,5 @@ class WeightAverage:
         return {"average": self.average, "updates": self.updates}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        torch._foreach_copy_(self.average, [tensor.to(self.updates.device) for tensor in state["average"]])
-        self.updates.copy_(state["updates"])
+        torch._foreach_copy_(self.average, [tensor.to(self.weights[0].device) for tensor in state["average"]])
+        self.updates = int(state["updates"])

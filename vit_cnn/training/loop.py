@@ -129,6 +129,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
                 lr = learning_rate(progress.step, recipe=recipe, steps_per_epoch=plan.steps_per_epoch)
                 set_learning_rate(state.optimizer, lr)
                 state.window.append(learn(images, targets, labels))
+                if state.average:
+                    state.average.update()
                 progress.step += 1
                 display.step(progress.step)
                 if progress.step % log_every == 0:

@@ -46,8 +46,6 @@ def training_step(
         torch.nn.utils.clip_grads_with_norm_(parameters, recipe.grad_clip, grad_norm)
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    if state.average:
-        state.average.update()
     return torch.cat([measured, grad_norm.float()[None]])
 
 
