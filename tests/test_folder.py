@@ -64,6 +64,18 @@ def test_train_and_test_folders(image_tree: Path) -> None:
     assert load(f"data.root={image_tree}", "data.num_channels=1").train.images.shape[1:] == (1, 16, 16)
 
 
+def test_a_folder_val_holds_the_validation_images(image_tree: Path) -> None:
+    without = load(f"data.root={image_tree}")
+    shutil.copytree(image_tree / "test", image_tree / "val")
+    data = load(f"data.root={image_tree}")
+    assert (len(data.train), len(data.val), len(data.test)) == (40, 12, 12)
+    assert torch.equal(data.val.images, data.test.images)
+    assert data.fingerprint != without.fingerprint
+    (image_tree / "val" / "grün").rename(image_tree / "val" / "green")
+    with pytest.raises(Refused, match=r"class 'green' is in val but not in train"):
+        class_names(image_tree)
+
+
 def test_one_folder_of_classes_is_split_the_same_way_every_time(class_tree: Path) -> None:
     options = [f"data.root={class_tree}", "data.image_size=16"]
     data = load(*options)
@@ -306,6 +318,14 @@ def test_trees_that_cannot_be_used_are_refused(image_tree: Path, tmp_path: Path)
     refused(tmp_path / "bare", r"holds no class folders")
     (tmp_path / "bare" / "train").mkdir()
     refused(tmp_path / "bare", r"there is a folder train but no folder test")
+    (tmp_path / "bare" / "val").mkdir()
+    refused(tmp_path / "bare", r"there are folders train and val but no folder test")
+    (image_tree / "Validation").mkdir()
+    refused(image_tree, r"Validation is not the name of a split: they are train, test and, if you like, val")
+    (tmp_path / "alike" / "training").mkdir(parents=True)
+    refused(tmp_path / "alike", r"class folder .*training holds no images")
+    (tmp_path / "alike" / "Test").mkdir()
+    refused(tmp_path / "alike", r"Test is not the name of a split")
 
 
 def test_too_few_images_for_three_splits(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ class Split:
     Attributes:
         images: uint8 [n, c, h, w].
         labels: int64 [n].
-        indices: int64 [n], positions in the source's own training or test images.
+        indices: int64 [n], positions in the source's own images, those of training for a split taken from them.
     """
 
     images: Tensor
@@ -87,6 +87,7 @@ def assemble(
     source: str,
     classes: list[str],
     train: Split,
+    val: Split | None = None,
     test: Split,
     fingerprint: str,
     num_classes: int,
@@ -94,7 +95,7 @@ def assemble(
     max_images: int | None,
     train_share: float,
 ) -> Dataset:
-    """Split the validation images off ``train`` and measure the pixels of what remains.
+    """Split the validation images off ``train``, if there is no ``val``, and measure the pixels of what remains.
 
     Args:
         fingerprint: hash of the source's images and labels, before any split.
@@ -107,8 +108,9 @@ def assemble(
     """
     if len(classes) != num_classes:
         raise Refused(f"data.num_classes={num_classes}, but {name} has {len(classes)} classes")
-    kept, held_out = stratified_split(train.labels, fraction=val_fraction)
-    train, val = train.take(kept), train.take(held_out)
+    if val is None:
+        kept, held_out = stratified_split(train.labels, fraction=val_fraction)
+        train, val = train.take(kept), train.take(held_out)
     if max_images is not None:
         train, val, test = (shrink(split, max_images) for split in (train, val, test))
     cause = f"data.val_fraction={val_fraction}" if max_images is None else f"data.max_images={max_images}"

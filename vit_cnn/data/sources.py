@@ -128,11 +128,12 @@ def folder(
     skip_bad: bool,
     cache: str,
 ) -> Dataset:
-    """Image files in class folders, ``<root>/{train,test}/<class>/*`` or ``<root>/<class>/*``.
+    """Image files in class folders, ``<root>/{train,val,test}/<class>/*`` or ``<root>/<class>/*``.
 
     Args:
         fit: ``crop`` cuts the largest square from the centre of an image, ``squash`` changes its aspect ratio.
-        test_fraction: share of the images of each class that becomes test images, where ``root`` has no such split.
+        val_fraction, test_fraction: share of the images of each class that becomes validation or test images, where
+            ``root`` has no such split.
         skip_bad: go on without files that cannot be read.
         cache: folder for the decoded images.
 
@@ -160,6 +161,7 @@ def folder(
         source=f"folder {tree.resolve().name}",
         classes=class_names(tree),
         train=splits["train"],
+        val=splits.get("val"),
         test=splits["test"],
         fingerprint=found.fingerprint,
         num_classes=num_classes,

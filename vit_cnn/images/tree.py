@@ -1,6 +1,7 @@
 """What is in a folder of images: its splits, its classes, its files, their common size.
 
-Either ``<root>/{train,test}/<class>/*`` or ``<root>/<class>/*``; inside a class folder, images may lie at any depth.
+Either ``<root>/{train,val,test}/<class>/*``, where ``val`` may be missing, or ``<root>/<class>/*``; inside a class
+folder, images may lie at any depth.
 Does not import torch: the config reads sizes and classes from here.
 """
 
@@ -14,23 +15,35 @@ from PIL import Image
 from vit_cnn.errors import Refused, shown
 from vit_cnn.images.decode import SUFFIXES
 
+SPLITS = ("train", "val", "test")
+ALIKE = (*SPLITS, "training", "valid", "validation", "testing")  # in any case: what else a split may be called
+
 
 def splits_of(root: Path) -> list[str]:
-    """``["train", "test"]``, or ``["all"]`` for a folder that holds the classes directly.
+    """``["train", "test"]``, with ``val`` between them if it is there; ``["all"]`` where the classes lie in ``root``.
 
     Raises:
-        Refused: no such folder, or only one of the two.
+        Refused: no such folder, training without test images or the other way round, or a split under another name.
     """
     if not root.is_dir():
         raise Refused(
             f"data.root={shown(root)}: there is no such folder; expected <root>/<class>/*.jpg, or "
             "<root>/{train,test}/<class>/*.jpg"
         )
-    there = [split for split in ("train", "test") if (root / split).is_dir()]
-    if len(there) == 1:
-        other = "test" if there == ["train"] else "train"
+    there = [split for split in SPLITS if (root / split).is_dir()]
+    missing = [split for split in ("train", "test") if split not in there]
+    if there and missing:
+        are = "is a folder" if len(there) == 1 else "are folders"
         raise Refused(
-            f"data.root={shown(root)}: there is a folder {there[0]} but no folder {other}; both are needed, or neither"
+            f"data.root={shown(root)}: there {are} {' and '.join(there)} but no folder {' and '.join(missing)}; "
+            "train and test are needed, or neither"
+        )
+    folders = [entry.name for entry in listed(root) if entry.is_dir()]
+    alike = sorted(name for name in folders if name.lower() in ALIKE and name not in SPLITS)
+    if alike and (there or len(alike) > 1):  # one alone may be a class
+        raise Refused(
+            f"data.root={shown(root)}: {alike[0]} is not the name of a split: they are train, test and, if you like, "
+            "val; rename it or move it away"
         )
     return there or ["all"]
 
@@ -43,7 +56,7 @@ def class_names(root: Path) -> list[str]:
     """Names of the class folders, sorted: the label of a class is its position.
 
     Raises:
-        Refused: no such tree, no class, classes that differ between train and test, or two that differ only by case.
+        Refused: no such tree, no class, classes that differ between the splits, or two that differ only by case.
     """
     found = {}
     for split in splits_of(root):
@@ -51,11 +64,11 @@ def class_names(root: Path) -> list[str]:
         found[split] = sorted(entry.name for entry in entries(folder, root) if entry.is_dir())
         if not found[split]:
             raise Refused(f"data.root={shown(root)}: {shown(folder)} holds no class folders; expected <class>/*.jpg")
-    first, *others = found.values()
-    for other in others:
-        if different := set(first) ^ set(other):
+    (split, first), *others = found.items()
+    for other, names in others:
+        if different := set(first) ^ set(names):
             name = min(different)
-            there, missing = ("train", "test") if name in first else ("test", "train")
+            there, missing = (split, other) if name in first else (other, split)
             raise Refused(
                 f"data.root={shown(root)}: class {name!r} is in {there} but not in {missing} "
                 f"({len(different)} classes differ); both need the same class folders"
@@ -95,10 +108,7 @@ def entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
     Raises:
         Refused: it cannot be listed, or a link leads out of ``root``, or to a folder, where it could loop.
     """
-    try:
-        found = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    except OSError as error:
-        raise Refused(f"data.root: {shown(folder)} cannot be listed: {error.strerror}") from error
+    found = listed(folder)
     for entry in found:
         if entry.is_symlink():
             target = Path(os.path.realpath(entry.path))
@@ -109,6 +119,13 @@ def entries(folder: Path, root: Path) -> list[os.DirEntry[str]]:
             if target.is_dir():
                 raise Refused(f"data.root: {shown(entry.path)} is a link to a folder; only links to images can be used")
     return found
+
+
+def listed(folder: Path) -> list[os.DirEntry[str]]:
+    try:
+        return [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+    except OSError as error:
+        raise Refused(f"data.root: {shown(folder)} cannot be listed: {error.strerror}") from error
 
 
 def common_image_size(root: Path) -> int:
