@@ -59,9 +59,11 @@ REFUSALS = {
     "trainer.cuda_graph=true": "trainer.cuda_graph=true needs trainer=gpu, not trainer.device=cpu",
     "trainer.log_every=0": "trainer.log_every=0 must be at least 1",
     "trainer.device=tpu": "trainer.device=tpu must be cpu, cuda",
+    "seed=9223372036854775808": "seed=9223372036854775808 must be at least 0 and below 2^63",
     "seed=-1": "seed=-1 must be at least 0",
     "recipe=null": "Config group override must be a string",
     "epochs 5": "'epochs 5' is not of the form key=value",
+    "data.root=my images (1)": "'data.root=my images (1)' cannot be read: quote the value, such as",
 }
 
 

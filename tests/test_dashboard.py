@@ -15,10 +15,10 @@ def test_without_a_key_the_specification_is_written(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    code, printed = call(dashboard.main, ["--project", "mine"], monkeypatch, capfd)
+    code, printed = call(dashboard.main, ["--project", "mine", "--out", "new/dashboard.json"], monkeypatch, capfd)
     assert code == 0, printed
     assert "To publish it: wandb login" in printed
-    written = json.loads(Path("dashboard.json").read_text())
+    written = json.loads(Path("new/dashboard.json").read_text())
     assert (written["project"], written["displayName"]) == ("mine", dashboard.NAME)
     sections = written["spec"]["section"]["panelBankConfig"]["sections"]
     assert [section["name"] for section in sections] == ["Curves by network", "Test", "Errors", "Inside", "Sweep"]

@@ -143,8 +143,12 @@ def test_a_full_disk_is_told_and_keeps_what_was_there(monkeypatch: pytest.Monkey
     run("run", "recipe.epochs=1")
     before = Path("run/last.pt").read_bytes()
 
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
+    fsync = os.fsync
+
+    def full(number: int) -> None:
+        if "last.pt" in os.readlink(f"/proc/self/fd/{number}"):
+            raise OSError(28, "No space left on device")
+        fsync(number)
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(

@@ -1,12 +1,14 @@
 """What is asked of the machine."""
 
 import importlib.metadata
+import mmap
 import platform
 import subprocess
 import sys
 
 import pytest
 import torch
+from helpers import run
 
 from vit_cnn.machine import peak_memory_bytes, versions
 from vit_cnn.models import ViT  # noqa: F401, switches cuDNN's attention off
@@ -42,6 +44,14 @@ def test_the_peak_is_of_this_process_alone() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 2**25 < int(done.stdout) < ballast.nbytes
     assert peak_memory_bytes(torch.device("cpu")) > ballast.nbytes
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux")
+def test_the_peak_of_a_run_is_not_that_of_what_came_before_in_its_process() -> None:
+    with mmap.mmap(-1, 2**28) as before:
+        before.write(bytes(2**28))
+    peak = peak_memory_bytes(torch.device("cpu"))
+    assert run("run", "max_steps=1")["peak_memory_bytes"] < peak - 2**27
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

@@ -20,7 +20,9 @@ def test_a_run_of_an_earlier_version(monkeypatch: pytest.MonkeyPatch, capfd: pyt
     shutil.copytree(OLD, "old")
     code, printed = call(evaluate.main, ["run=old"], monkeypatch, capfd)
     assert code == 0, printed
-    for now, then in re.findall(r"(?:accuracy|loss) +([\d.]+) +([\d.]+)", printed):
+    found = re.findall(r"(?:accuracy|loss) +([\d.]+) +([\d.]+)", printed)
+    assert len(found) == 2
+    for now, then in found:
         assert float(now) == pytest.approx(float(then), abs=1e-5)
 
     Image.new("RGB", (40, 40), "white").save("photo.png")

@@ -127,6 +127,8 @@ def test_refusals(trained: Path, predicting: Predict, tmp_path: Path) -> None:
         ("run", image, "--top", "0"): "--top 0 must be at least 1",
         ("run", str(tmp_path / "cache")): "holds no images",
         ("run", image, "--device", "cuda:99"): "finds no GPU" if not torch.cuda.is_available() else "CUDA devices",
+        ("run", image, "--device", "gpu"): "trainer.device=gpu must be cpu, cuda, cuda:<index> or mps",
+        ("run", image, "--device", "cuda:999"): "trainer.device=cuda:999 must be cpu, cuda",
         ("run", image, "--attention", "no/such/folder.png"): "--attention no/such/folder.png cannot be written",
     }.items():
         code, printed = predicting(*arguments)

@@ -240,6 +240,7 @@ def test_a_look_at_the_test_images_is_counted(runs: Path, probing: Probe) -> Non
     shutil.copytree(runs / "vit3", "vit")
     shutil.copytree(runs / "cnn3", "cnn")
     before = count_looks(Path("vit"))
+    assert probing("patches", "vit", "--split", "test")[0] == 2  # it needs two networks, and has looked at nothing
     assert before is not None
     assert probing("shift", "vit", "cnn", "--images", 10)[0] == 0
     assert count_looks(Path("vit")) == before

@@ -67,6 +67,13 @@ def test_verdicts_can_come_out_either_way() -> None:
     assert [fewer.holds, val.holds, test.holds] == [False, False, True]
 
 
+def test_a_run_without_a_curve_leaves_the_verdict_open() -> None:
+    figures = {"train/acc": 1.0, "val/acc": 0.72, "test/acc": 0.7}
+    fewer, _, val, _ = check_claims([fake("ViT", 0, [], **figures)], [fake("CNN", 0, [0.9], **figures)])
+    assert (fewer.holds, fewer.found) == (None, "a run has no curve")
+    assert val.found.startswith("here by 0.0 points")
+
+
 def test_seeds_that_overlap_leave_the_verdict_open() -> None:
     vit = [fake("ViT", seed, [acc], **{"test/acc": acc}) for seed, acc in enumerate((0.70, 0.75))]
     cnn = [fake("CNN", seed, [acc], **{"test/acc": acc}) for seed, acc in enumerate((0.74, 0.80))]

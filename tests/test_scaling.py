@@ -21,9 +21,9 @@ def test_expected_speed_ups_follow_from_steps_and_gradient_bytes(
         return {"params": 25_000_000, "images_per_second": batch / seconds, "config": recipe}
 
     monkeypatch.setattr(scaling, "trained", trained)
-    code, printed = call(scaling.main, ["--batch=40", "--out=processes.csv"], monkeypatch, capfd)
+    code, printed = call(scaling.main, ["--batch=40", "--out=new/processes.csv"], monkeypatch, capfd)
     assert code == 0, printed
-    strong, weak, *_ = csv.DictReader(Path("processes.csv").open())
+    strong, weak, *_ = csv.DictReader(Path("new/processes.csv").open())
     assert [strong[key] for key in ("scaling", "batch", "ms_of_one", "ms", "speed_up")] == [
         "strong", "40", "400.0", "400.0", "1.0"
     ]  # fmt: skip

@@ -91,6 +91,7 @@ def test_a_failing_wandb_changes_nothing(
     break_init(monkeypatch, init)
     result = run("broken", "wandb.mode=online")
     assert result["status"] == "finished"
+    assert (result["wandb"]["mode"] == "disabled") == (moment != "finish")
     assert metrics("broken") == metrics("plain")
     ours, theirs = weights("plain"), weights("broken")
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)

@@ -24,7 +24,7 @@ from vit_cnn.run import checkpoint
 from vit_cnn.run.looks import note_look
 from vit_cnn.run.result import read_result
 from vit_cnn.run.trained import load_config
-from vit_cnn.training.precision import autocast_for
+from vit_cnn.training.precision import autocast_for, use_whole_fp32
 from vit_cnn.training.scoring import logits_of, score
 
 
@@ -61,6 +61,7 @@ def main() -> None:
     run_dir = Path(command.run)
     cfg = load_config(run_dir, device=command.device, trust=command.trust)
     weights = checkpoint.load_best(run_dir)
+    use_whole_fp32()
     device = torch.device(cfg.trainer.device)
     data: Dataset = instantiate(cfg.data).to(device)
     if (before := weights.get("fingerprint")) != data.fingerprint:

@@ -49,6 +49,14 @@ def peak_memory_bytes(device: torch.device) -> int:
     return peak if sys.platform == "darwin" else peak * 1024  # kilobytes, except on macOS
 
 
+def forget_peak_memory(device: torch.device) -> None:
+    """Let ``peak_memory_bytes`` begin anew with what is in use now; only on CUDA and Linux."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with contextlib.suppress(OSError):  # see https://man7.org/linux/man-pages/man5/proc_pid_clear_refs.5.html
+        Path("/proc/self/clear_refs").write_text("5")
+
+
 def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next allocation instead of giving it back to the system.
 

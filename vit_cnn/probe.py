@@ -65,11 +65,11 @@ def main() -> None:
         raise Refused(f"--images {arguments.images} must be at least 2")
     runs = find_runs(arguments.runs)
     check_finished(runs)
+    look = Look(split=arguments.split, images=arguments.images, device=arguments.device)
+    findings = PROBES[arguments.name](runs, look)
     if arguments.split == "test":
         for run in runs:
             note_look(run.folder, by=f"probe {arguments.name}")
-    look = Look(split=arguments.split, images=arguments.images, device=arguments.device)
-    findings = PROBES[arguments.name](runs, look)
     seen = f"Seen: {findings.rows[0]['images']:,} {SPLITS[arguments.split]} images."
     findings = dataclasses.replace(findings, verdict=f"{findings.verdict} {seen}")
     findings.write(arguments.out, arguments.name, [run.folder for run in runs])

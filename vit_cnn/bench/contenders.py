@@ -15,7 +15,7 @@ from vit_cnn.models import CNN, ViT
 from vit_cnn.processes.together import own_device
 from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.optim import build_optimizer, set_learning_rate
-from vit_cnn.training.precision import autocast_for
+from vit_cnn.training.precision import autocast_for, use_whole_fp32
 from vit_cnn.training.scoring import BATCH_SIZE
 from vit_cnn.training.speed import peak_flops
 
@@ -34,6 +34,7 @@ class Contenders:
     def __init__(self, *, overrides: list[str], batch: int, rounds: int, keep_memory: bool = True) -> None:
         if keep_memory:
             keep_freed_memory()  # for all contenders alike
+        use_whole_fp32()
         self.overrides, self.batch, self.rounds = overrides, batch, rounds
         self.cfg = noise_config("model=vit", *overrides, images=1000, batch=batch)
         self.device = own_device(self.cfg.trainer.device)

@@ -188,7 +188,7 @@ class Bench(Contenders):
             "all of recipe=strong": ["recipe=strong"],
         }
         batches = {name: self.training_batches(overrides) for name, overrides in kinds.items()}
-        batches["average of the ViT's weights (EMA)"] = WeightAverage(self.vit(), decay=0.998).update
+        batches["average of the ViT's weights (EMA)"] = WeightAverage(self.vit().to(self.device), decay=0.998).update
         return [{"augmentation": name, **spread(each)} for name, each in in_rounds(batches, rounds=20).items()]
 
     def training_batches(self, overrides: list[str]) -> Callable[[], object]:

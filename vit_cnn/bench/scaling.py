@@ -33,6 +33,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=STEPS, help=f"of each training (default: {STEPS})")
     parser.add_argument("--out", type=Path, default=Path("experiments/speed/processes.csv"))
     arguments = parser.parse_args()
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
     number, batch = arguments.processes, arguments.batch
     threads = max(1, (os.cpu_count() or 1) // number)
     rows: list[Row] = []

@@ -43,7 +43,7 @@ def areas() -> tuple[Any, str]:
 
 # Written so that nan, which compares false with everything, is refused.
 RANGES: dict[str, tuple[Any, str]] = {
-    "seed": at_least(0),
+    "seed": (lambda seed: 0 <= seed < 2**63, "at least 0 and below 2^63"),
     "max_steps": at_least(1),
     "recipe.epochs": at_least(1),
     "recipe.batch_size": at_least(1),
@@ -74,7 +74,7 @@ RANGES: dict[str, tuple[Any, str]] = {
     "recipe.mixing.cutmix_alpha": above(0),
     "recipe.mixing.mixup_alpha": above(0),
     "recipe.mixing.end": share(),
-    "trainer.device": (lambda device: re.fullmatch(r"cpu|mps|cuda(:\d+)?", device), "cpu, cuda, cuda:<index> or mps"),
+    "trainer.device": (lambda device: re.fullmatch(r"cpu|mps|cuda(:\d\d?)?", device), "cpu, cuda, cuda:<index> or mps"),
     "trainer.precision": one_of("fp32", "bf16", "fp16", "amp"),
     "trainer.log_every": at_least(1),
     "wandb.mode": one_of("auto", "online", "offline", "disabled"),
@@ -118,10 +118,8 @@ def check(composed: DictConfig) -> DictConfig:
 
 
 def check_ranges(cfg: DictConfig) -> None:
-    for key, (allows, allowed) in RANGES.items():
-        value = OmegaConf.select(cfg, key)
-        if value is not None and not fits(value, allows):
-            raise Refused(f"{key}={value} must be {allowed}")
+    for key in RANGES:
+        check_range(cfg, key)
     warmup, epochs = cfg.recipe.schedule.warmup_epochs, cfg.recipe.epochs
     if warmup > epochs:
         raise Refused(
@@ -132,6 +130,13 @@ def check_ranges(cfg: DictConfig) -> None:
     padding, size = cfg.recipe.augment.crop_padding, cfg.data.image_size
     if padding >= size:
         raise Refused(f"recipe.augment.crop_padding={padding} must be below data.image_size={size}")
+
+
+def check_range(cfg: DictConfig, key: str) -> None:
+    allows, allowed = RANGES[key]
+    value = OmegaConf.select(cfg, key)
+    if value is not None and not fits(value, allows):
+        raise Refused(f"{key}={value} must be {allowed}")
 
 
 def fits(value: Any, allows: Any) -> bool:
@@ -146,6 +151,7 @@ def check_device(cfg: DictConfig) -> None:
 
     from vit_cnn.machine import precision_of
 
+    check_range(cfg, "trainer.device")
     device = torch.device(cfg.trainer.device)
     if device.type == "cuda":
         if not torch.cuda.is_available():

@@ -40,7 +40,7 @@ STALE_SECONDS = 3600  # age at which a half-written cache must be one that a kil
 
 @dataclasses.dataclass(frozen=True)
 class Images:
-    """Decoded images of ``train``, ``test`` and perhaps ``val``, or of ``all`` where the folder does not tell them apart.
+    """Decoded images of ``train``, ``test`` and perhaps ``val``, or of ``all`` where the folder has no such splits.
 
     Attributes:
         images: uint8 [n, c, h, w] by split.

@@ -197,6 +197,8 @@ def read_csv(path: Path) -> dict[str, dict[str, Curve]]:
         with open(path, newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 place = row["metric"], row["label"], int(row["seeds"])
+                if place[0] not in PANELS:
+                    raise ValueError(f"there is no curve of {place[0]}")
                 points.setdefault(place, []).append([float(row[key]) for key in (*AXES, "mean", "low", "high")])
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise Refused(f"{path} cannot be read as curves: {error}") from error

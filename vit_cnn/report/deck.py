@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from vit_cnn.errors import exit_with_code
+from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.report.claims import DECK
 from vit_cnn.report.colours import colours_of
 from vit_cnn.report.curves import Curve, read_csv
@@ -51,7 +51,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m vit_cnn.report.deck", description="Draw the README's first figure")
     parser.add_argument("csv", type=Path, help="curves.csv of a report; accuracy.png goes beside it")
     path = parser.parse_args().csv
-    accuracy(read_csv(path)["val/acc"]).savefig(path.parent / "accuracy.png", dpi=130)
+    if not (found := read_csv(path)["val/acc"]):
+        raise Refused(f"{path} has no curve of val/acc")
+    accuracy(found).savefig(path.parent / "accuracy.png", dpi=130)
 
 
 if __name__ == "__main__":

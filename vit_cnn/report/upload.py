@@ -18,7 +18,7 @@ def upload_report(cfg: DictConfig, run_dir: Path, wandb_id: str) -> None:
     """Write the report of a run, trained just now, into its folder and upload it; a failure is a warning."""
     try:
         page = build([read_run(run_dir, cfg)], run_dir / "report", replace=True, trust=EVERYTHING)
-    except Refused as error:
+    except (Refused, OSError) as error:  # an OSError: a full disk
         log.warning("No report: %s", error)
         return
     upload_to_finished(cfg, wandb_id, f"{cfg.name}-{wandb_id}-report", "report", [page])

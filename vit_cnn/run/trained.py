@@ -36,9 +36,9 @@ def load_config(run_dir: Path, *, device: str, trust: str = "") -> DictConfig:
         trained_on = torch.device(cfg.trainer.device).type
         is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(trained_on, True)
         device = cfg.trainer.device if is_here else "cpu"
-    if torch.device(device).type != torch.device(cfg.trainer.device).type:  # leave behind what this device has not
+    trained_on, cfg.trainer.device = cfg.trainer.device, device
+    if device.partition(":")[0] != trained_on.partition(":")[0]:  # leave behind what this device has not
         cfg.trainer.precision, cfg.trainer.cuda_graph, cfg.trainer.compile = "fp32", False, False
-    cfg.trainer.device = device
     config.check_device(cfg)
     return cfg
 

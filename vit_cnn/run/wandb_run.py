@@ -50,6 +50,7 @@ class WandbRun:
             self.start(cfg, run_dir)
         except Exception as error:  # W&B raises its own, socket and OS errors; none of them may reach the training
             self.give_up("start", error)
+            self.mode = "disabled"
 
     def start(self, cfg: DictConfig, run_dir: Path) -> None:
         import wandb

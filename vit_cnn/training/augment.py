@@ -49,13 +49,18 @@ class Augmentation:
         )
 
     def draw(self, chosen: Tensor, *, epoch: int, batch: int) -> dict[str, Tensor]:
-        """The random numbers of batch ``batch`` of an epoch, by what they are for, each [b, …].
+        """The random numbers of batch ``batch`` of an epoch, by what they are for.
 
         They depend on nothing that came before. New kinds are drawn after the older ones, so that an older recipe
         draws what it always drew.
 
         Args:
             chosen: positions of its training images [b].
+
+        Returns:
+            What the recipe asks for of: numbers in [0, 1) for the place of a ``window`` [b, 4], of an ``erasing``
+            [b, 4] and of a ``mixing`` [b, 4]; whether an image is to ``flip``, to be ``erased`` or ``mixed``, bool [b];
+            the ``shift`` of a padded crop in pixels [b, 2]; the ``amounts`` of a policy [b, stages, operations].
         """
         recipe, mixing, b = self.recipe.augment, self.recipe.mixing, len(chosen)
         generator = seeded(AUGMENTATION, self.seed, epoch, batch)

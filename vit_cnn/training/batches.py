@@ -19,7 +19,7 @@ from vit_cnn.processes.together import here
 from vit_cnn.training.augment import Augmentation, Batch
 from vit_cnn.training.shares import own_share
 
-BATCHES_AT_ONCE, PIXELS_AT_ONCE = 8, 2**20  # at most, on a GPU; 128 images of 32×32 pixels are both at once
+BATCHES_AT_ONCE, PIXELS_AT_ONCE = 8, 2**20  # at most, on a GPU; eight batches of 128 images of 32×32 reach both
 
 
 class Batches:

@@ -17,7 +17,7 @@ def recolour(images: Tensor, amounts: Tensor) -> Tensor:
 
     Args:
         images: float [b, c, h, w], whole numbers in [0, 255], as is what is returned.
-        amounts: [b, operations], of which only one is not 0.
+        amounts: [b, operations], at most one of which is not 0.
     """
     amount = {name: each[:, None, None] for name, each in named(amounts).items()}
     grey = images

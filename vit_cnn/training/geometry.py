@@ -43,10 +43,10 @@ def resized_crop(images: Tensor, drawn: Tensor, scale: list[float], ratio: list[
     Args:
         drawn: numbers [b, 4] in [0, 1), for ``windows``.
     """
-    width, height, left, top = windows(drawn, scale, ratio)
+    width, height, x, y = windows(drawn, scale, ratio)
     theta = torch.zeros(len(images), 2, 3, device=images.device)
     theta[:, 0, 0], theta[:, 1, 1] = width, height
-    theta[:, 0, 2], theta[:, 1, 2] = left, top
+    theta[:, 0, 2], theta[:, 1, 2] = x, y
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
 
@@ -108,10 +108,10 @@ def move(images: Tensor, draws: dict[str, Tensor], recipe: Augment) -> Tensor:
         down, right = (draws["shift"] - recipe.crop_padding)[..., None, None].unbind(dim=1)
         x, y = x + right, y + down
     if recipe.crop_scale is not None:
-        width, height, left, top = (
+        width, height, centre_x, centre_y = (
             each[:, None, None] for each in windows(draws["window"], recipe.crop_scale, recipe.crop_ratio)
         )
-        x, y = x * width + left * (w / 2), y * height + top * (h / 2)
+        x, y = x * width + centre_x * (w / 2), y * height + centre_y * (h / 2)
     grid = torch.stack([x / ((w - 1) / 2), y / ((h - 1) / 2)], dim=-1)
     mode = "nearest" if recipe.crop_scale is None else "bilinear"
     # With aligned corners a reflection does not repeat the border, as in padded_crop.

@@ -27,7 +27,7 @@ from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Failed, Stopped
-from vit_cnn.machine import device_name, keep_freed_memory, peak_memory_bytes, precision_of
+from vit_cnn.machine import device_name, forget_peak_memory, keep_freed_memory, peak_memory_bytes, precision_of
 from vit_cnn.models.size import flops_per_image, size_table
 from vit_cnn.processes.together import here, in_turn, own_device, refuse_unlike
 from vit_cnn.run import checkpoint
@@ -90,6 +90,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         return tell_finished(cfg, run_dir)
 
     # Build: the network, its optimiser, and the step that changes it.
+    forget_peak_memory(device)
     if cfg.trainer.keep_freed_memory:
         keep_freed_memory()
     use_whole_fp32()

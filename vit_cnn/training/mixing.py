@@ -58,18 +58,22 @@ def shares(mixed: Tensor, drawn: Tensor, quantiles: Tensor, recipe: Mixing, *, h
     kind, level, x, y = drawn.unbind(dim=1)
     by_cutmix = kind < recipe.switch_probability
     kept = torch.where(by_cutmix, quantile(quantiles[0], level), quantile(quantiles[1], level))
-    side = (1 - kept).sqrt() / 2  # half of it, as a share of the image's
-    rows, columns = around(y, side, h), around(x, side, w)
+    half = (1 - kept).sqrt() / 2
+    rows, columns = around(y, half, h), around(x, half, w)
     box = rows[:, :, None] & columns[:, None, :]
     share = torch.where(by_cutmix[:, None, None], box, (1 - kept)[:, None, None])
     return (share * mixed[:, None, None])[:, None]
 
 
-def around(centre: Tensor, side: Tensor, size: int) -> Tensor:
-    """Which of ``size`` pixels in a line, bool [b, size], lie around a pixel chosen by ``centre`` [b] in [0, 1)."""
-    middle, half = (centre * size).floor()[:, None], (side * size).floor()[:, None]
+def around(centre: Tensor, half: Tensor, size: int) -> Tensor:
+    """Which of ``size`` pixels in a line, bool [b, size], lie around a pixel chosen by ``centre`` [b] in [0, 1).
+
+    Args:
+        half: how far they reach either way [b], as a share of the line.
+    """
+    middle, reach = (centre * size).floor()[:, None], (half * size).floor()[:, None]
     pixels = torch.arange(size, device=centre.device)
-    return (pixels >= middle - half) & (pixels < middle + half)
+    return (pixels >= middle - reach) & (pixels < middle + reach)
 
 
 def quantile(table: Tensor, uniform: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Each is measured so that 0 leaves the image as it is. The first nine may as well go the other way.
+# Each is measured so that 0 leaves the image as it is. The first nine may also be negative.
 OPERATIONS = (
     "shear_x", "shear_y",  # pixels a pixel
     "translate_x", "translate_y",  # pixels

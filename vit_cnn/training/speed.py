@@ -7,6 +7,7 @@ import time
 import torch
 from torch import nn
 
+from vit_cnn.machine import forget_peak_memory
 from vit_cnn.models.linear import Linear
 from vit_cnn.processes.together import here
 
@@ -52,5 +53,5 @@ def peak_flops(device: torch.device, precision: str) -> float:
     if device.type == "cuda":
         del linear, rows, product
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
+        forget_peak_memory(device)
     return here.number * 2 * n**3 / fastest

@@ -28,6 +28,9 @@ def training_step(
     Several processes, each with its share of the batch, all learn, and return, the same.
 
     Args:
+        images: float32 [b, c, h, w].
+        targets: what the loss is measured against: labels int64 [b], or of mixed images shares float32 [b, classes].
+        labels: int64 [b], which the loss that is returned, a plain cross-entropy, and accuracy are measured against.
         forward: ``state.model``, or what ``torch.compile`` made of it.
     """
     with autocast:
