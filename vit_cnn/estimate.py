@@ -21,6 +21,7 @@ from rich import box
 from rich.progress import track
 from rich.prompt import Confirm
 from rich.table import Table
+from torch import Tensor
 
 from vit_cnn import config
 from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
@@ -29,12 +30,15 @@ from vit_cnn.console import console
 from vit_cnn.data import Dataset
 from vit_cnn.errors import WANTS_TRACEBACK, Refused, exit_with_code
 from vit_cnn.machine import device_name, keep_freed_memory, precision_of
+from vit_cnn.processes.together import own_device
 from vit_cnn.run.display import duration
+from vit_cnn.training.cuda_graph import Captured
+from vit_cnn.training.loop import compiled
 from vit_cnn.training.optim import build_optimizer
-from vit_cnn.training.precision import autocast_for
+from vit_cnn.training.precision import autocast_for, use_whole_fp32
 from vit_cnn.training.scoring import BATCH_SIZE
 
-STEPS = 4  # of which the first, which warms up, does not count
+STEPS = 3  # timed, after those that warm up
 LONG = 3600  # seconds of work before which --train asks
 
 
@@ -122,9 +126,10 @@ def jobs_in(command: list[str]) -> dict[str, list[str]]:
 
 def measure(cfg: DictConfig) -> tuple[float, float]:
     """Seconds of a training step, and of the evaluation of one image."""
-    device = torch.device(cfg.trainer.device)
+    device = own_device(cfg.trainer.device)
     if cfg.trainer.keep_freed_memory:
         keep_freed_memory()
+    use_whole_fp32()
     layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
     model = build_network(cfg.model).to(device).to(memory_format=layout)
     optimizer = build_optimizer(model, cfg.recipe.optimizer)
@@ -133,32 +138,38 @@ def measure(cfg: DictConfig) -> tuple[float, float]:
     eval_batch = BATCH_SIZE[device.type]
     images = torch.randn(max(cfg.recipe.batch_size, eval_batch), channels, size, size, device=device)
     labels = torch.zeros(cfg.recipe.batch_size, dtype=torch.long, device=device)
+    model(images[:1])  # eagerly, before anything is captured
+    forward = compiled(model) if cfg.trainer.compile else model
 
-    def step() -> None:
+    def step(batch: Tensor) -> Tensor:
         with autocast:
-            loss = F.cross_entropy(model(images[: cfg.recipe.batch_size]), labels)
+            loss = F.cross_entropy(forward(batch), labels)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        return loss.detach()
 
     @torch.no_grad()
-    def evaluate() -> None:
+    def evaluate(batch: Tensor) -> Tensor:
         with autocast:
-            model.eval()(images[:eval_batch])
+            return forward(batch)
 
-    return seconds_of(step, device), seconds_of(evaluate, device) / eval_batch
+    learn = Captured(step) if cfg.trainer.cuda_graph else step
+    step_seconds = seconds_of(learn, images[: cfg.recipe.batch_size], warm_up=5 if cfg.trainer.cuda_graph else 1)
+    model.eval()
+    return step_seconds, seconds_of(evaluate, images[:eval_batch], warm_up=1) / eval_batch
 
 
-def seconds_of(work: Callable[[], None], device: torch.device) -> float:
-    """Median time of a call, the first left out."""
+def seconds_of(work: Callable[[Tensor], Tensor], batch: Tensor, *, warm_up: int) -> float:
+    """Median time of a call, after some that do not count."""
     times = []
-    for _ in range(STEPS):
+    for _ in range(warm_up + STEPS):
         started = time.perf_counter()
-        work()
-        if device.type == "cuda":
+        work(batch)
+        if batch.device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    return statistics.median(times[1:])
+    return statistics.median(times[warm_up:])
 
 
 if __name__ == "__main__":
