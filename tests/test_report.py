@@ -2,6 +2,7 @@
 
 import csv
 import html
+import itertools
 import json
 import re
 import shutil
@@ -215,6 +216,19 @@ def test_the_report(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     assert rows["ViT"]["test"] == expected
     assert (rows["ViT"]["seeds"], rows["CNN"]["seeds"]) == ("2", "1")
     assert html.escape("Digits") in text
+
+
+def test_three_networks_are_compared_pair_by_pair(runs: Path) -> None:
+    (runs / "another").mkdir()
+    settings = [option for option in TINY if not option.startswith("model.")]
+    train(composed("model=torchvision", "model.name=resnet18", *settings), runs / "another")
+    text = build(find_runs([runs]), Path("out")).read_text()
+    labels = ["ViT", "CNN", "resnet18"]
+    assert [row[""] for row in csv.DictReader(open("out/results.csv"))] == labels
+    for a, b in itertools.combinations(labels, 2):
+        with open(f"out/mcnemar_{a.lower()}_{b.lower()}.csv") as file:
+            assert f"only {b} right" in next(csv.reader(file))
+        assert f"{a} is right, {b} is not" in text or f"{b} is right, {a} is not" in text
 
 
 def test_running_failed_and_broken_off_runs_are_listed(runs: Path, caplog: pytest.LogCaptureFixture) -> None:

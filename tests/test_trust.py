@@ -9,10 +9,13 @@ import pytest
 from helpers import call, run, stop_at
 from omegaconf import OmegaConf
 from PIL import Image
+from torch import nn
 
 from vit_cnn import evaluate, predict
 from vit_cnn.config.trust import check_trusted
+from vit_cnn.data import sources
 from vit_cnn.errors import Refused
+from vit_cnn.models import cnn
 from vit_cnn.report import __main__ as report
 from vit_cnn.run.config import read_config
 
@@ -74,8 +77,25 @@ def test_no_command_calls_what_a_strangers_folder_names(
         assert not Path("report").exists()
 
 
+def test_a_fork_may_have_networks_and_data_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def svhn() -> None: ...
+
+    mine = type("Mine", (nn.Module,), {"__module__": "vit_cnn.models.cnn"})
+    monkeypatch.setattr(cnn, "Mine", mine, raising=False)
+    monkeypatch.setattr(svhn, "__module__", "vit_cnn.data.sources")
+    monkeypatch.setattr(sources, "svhn", svhn, raising=False)
+    network = {"_target_": "vit_cnn.models.cnn.Mine"}
+    for model in (network, {"_target_": "vit_cnn.models.permuted.Permuted", "network": network}):
+        check_trusted({"model": model, "data": {"_target_": "vit_cnn.data.sources.svhn"}}, "", source="run")
+
+
 @pytest.mark.parametrize(("group", "change"), [
     ("model", {"_target_": "vit_cnn.run.files.write_json"}),
+    ("model", {"_target_": "vit_cnn.models.parts.freeze"}),
+    ("model", {"_target_": "vit_cnn.models.vit.nn.Linear"}),
+    ("model", {"_target_": "vit_cnn.models.nowhere.Net"}),
+    ("data", {"_target_": "vit_cnn.data.sources.Path"}),
+    ("data", {"_target_": "vit_cnn.data.sources.assemble"}),
     ("model", {"_target_": "vit_cnn.models.vit.torch.hub.load"}),
     ("model", {"_target_": "vit_cnn.data.folder"}),
     ("data", {"_target_": "vit_cnn.models.ViT"}),

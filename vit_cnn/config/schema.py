@@ -131,7 +131,9 @@ def typed(schema: type, values: dict[str, Any], *, prefix: str) -> DictConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), values)
         if missing := OmegaConf.missing_keys(merged):
-            raise Refused(f"{prefix}{min(missing)} is missing: {schema.__name__} needs {', '.join(fields(schema))}")
+            key = min(missing)
+            needs = "" if "." in key else f": {schema.__name__} needs {', '.join(fields(schema))}"
+            raise Refused(f"{prefix}{key} is missing{needs}")
     except OmegaConfBaseException as error:
         key = prefix + (error.full_key or str(error.key))
         if isinstance(error, ConfigKeyError):

@@ -4,6 +4,7 @@ Whoever writes a command trusts what it names. Of a config that is read back, on
 unasked, and what the user names beside it: ``trust=my_package``, ``--trust my_package`` or ``VIT_CNN_TRUST``.
 """
 
+import inspect
 import os
 import pydoc
 import re
@@ -19,8 +20,7 @@ EVERYTHING = "*"  # for configs that this process has written itself, or compare
 
 TORCHVISION = "torchvision.models."
 
-AROUND = (PERMUTED, "vit_cnn.models.hybrid.Hybrid")  # networks with one inside
-NETWORKS_INSIDE = ("vit_cnn.models.ViT", "vit_cnn.models.CNN")
+AROUND = (PERMUTED, "vit_cnn.models.hybrid.Hybrid")  # networks with one of ours inside
 
 ALLOWED = {
     "model": {
@@ -75,12 +75,28 @@ def strangers(config: dict[str, Any]) -> Iterator[tuple[str, Any, str]]:
         top = str(config[group].get("_target_"))
         for key, value in leaves(config[group], f"{group}."):
             if key.endswith("._target_"):
-                is_known = str(value) in allowed or (group == "model" and is_torchvision_network(str(value)))
-                is_inside_ours = key == "model.network._target_" and value in NETWORKS_INSIDE and top in AROUND
-                if not (is_known and (key == f"{group}._target_" or is_inside_ours)):
+                is_top, is_inside = key == f"{group}._target_", key == "model.network._target_" and top in AROUND
+                is_known = is_top and (value in allowed or (group == "model" and is_torchvision_network(str(value))))
+                if not (is_known or ((is_top or is_inside) and is_ours(group, str(value)))):
                     yield key, value, str(value)
             elif CHANGES_THE_CALL.search(key) or (group == "model" and reads_files(top, key, value)):
                 yield key, value, top
+
+
+def is_ours(group: str, target: str) -> bool:
+    """Whether it is a network of ``vit_cnn.models`` or a function of ``vit_cnn.data.sources``: a fork may have more."""
+    if not target.startswith({"model": "vit_cnn.models.", "data": "vit_cnn.data."}[group]):
+        return False
+    from torch import nn
+
+    try:
+        found = pydoc.locate(target)
+    except pydoc.ErrorDuringImport:
+        return True  # told by whoever calls it
+    home = str(getattr(found, "__module__", None))
+    if group == "data":
+        return inspect.isfunction(found) and home == "vit_cnn.data.sources"
+    return isinstance(found, type) and issubclass(found, nn.Module) and home.startswith("vit_cnn.models.")
 
 
 def reads_files(target: str, key: str, value: Any) -> bool:

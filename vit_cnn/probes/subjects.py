@@ -84,7 +84,7 @@ def check_finished(runs: list[Run]) -> None:
 
 
 def pair_of(groups: Groups) -> tuple[str, str]:
-    """The first two labels of different networks, the ViT's first.
+    """The first two labels of different networks, the ViT's first; says so where there are more.
 
     Raises:
         Refused: there is one network only.
@@ -92,6 +92,8 @@ def pair_of(groups: Groups) -> tuple[str, str]:
     first = next(iter(groups.values()))[0]
     for label, group in groups.items():
         if group[0].model != first.model:
+            if len(groups) > 2:
+                console.print(f"Two of these {len(groups)} are set against each other: {first.label} and {label}.")
             return first.label, label
     raise Refused(f"{first.folder}: this probe compares two networks, but all runs are of the {first.model}")
 

@@ -14,6 +14,8 @@ HARMLESS = (*NO_FIGURE, "seed", "data", "trainer.log_every", "trainer.keep_freed
 
 RECIPE = "recipe.name"
 
+FIRST = {"ViT": 0, "CNN": 1}  # the order of networks; others follow
+
 
 def label_runs(runs: list[Run], *, machines: bool = True) -> list[Run]:
     """Give each run a label: its model, and the settings and machines in which the runs of that model differ.
@@ -24,6 +26,9 @@ def label_runs(runs: list[Run], *, machines: bool = True) -> list[Run]:
     Args:
         machines: whether runs on different machines, or with other settings that change the speed alone, are told
             apart, as is right where their seconds are looked at.
+
+    Returns:
+        The runs, the ViT's first, then the CNN's, then those of other networks.
     """
     labelled = []
     for run in runs:
@@ -38,7 +43,7 @@ def label_runs(runs: list[Run], *, machines: bool = True) -> list[Run]:
                 different.append(key)
         words = [run.model, *(f"{short(key)}={mine[key]}" for key in different)]
         labelled.append(dataclasses.replace(run, label=" ".join(words)))
-    return sorted(labelled, key=lambda run: (run.model != "ViT", run.label, run.seed))
+    return sorted(labelled, key=lambda run: (FIRST.get(run.model, len(FIRST)), run.label, run.seed))
 
 
 def short(key: str) -> str:

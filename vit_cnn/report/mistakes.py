@@ -1,12 +1,14 @@
 """Which test images the networks get wrong, and how sure they are of it."""
 
+import itertools
+
 import numpy as np
 import torch
 
 from vit_cnn.data import Dataset, evenly
 from vit_cnn.report import figures
 from vit_cnn.report.page import Page
-from vit_cnn.report.results import Predictions, right
+from vit_cnn.report.results import Predictions, network_of, right
 from vit_cnn.report.statistics import (
     brier_score,
     cross_entropy,
@@ -16,7 +18,7 @@ from vit_cnn.report.statistics import (
 )
 from vit_cnn.run.pictures import from_unit, tile
 
-MOST_IMAGES, COLUMNS = 24, 12  # that only one of two networks gets right
+MOST_IMAGES, COLUMNS = 24, 12  # that one network gets right and another does not
 
 
 def add_errors(page: Page, predictions: Predictions, data: Dataset | None, colours: dict[str, str]) -> None:
@@ -32,20 +34,17 @@ def add_errors(page: Page, predictions: Predictions, data: Dataset | None, colou
     caption = "Confusion matrices of one seed, per cent of each true class."
     matrices = [figures.confusion(label, names, guess, labels) for label, guess in guesses.items()]
     page.picture("confusion", *matrices, caption=caption)
-    if data and len(guesses) == 2:
-        (a, guess_a), (b, guess_b) = guesses.items()
-        for winner, loser, won in (
-            (a, b, (guess_a == labels) & (guess_b != labels)),
-            (b, a, (guess_b == labels) & (guess_a != labels)),
-        ):
-            places = np.flatnonzero(won)
-            chosen = places[evenly(len(places), MOST_IMAGES).numpy()]
-            if len(chosen):
-                images = from_unit(data.test.images[torch.from_numpy(chosen)] / 255)
-                shown = ", ".join(names[label] for label in labels[chosen][:COLUMNS])
-                caption = f"Only {winner} is right, {loser} is not: {won.sum():,} test images. The first row: {shown}."
-                rows = tile(images, columns=COLUMNS)
-                page.picture(f"only_{winner.split()[0].lower()}", rows, caption=caption, enlarged=2)
+    if not data:
+        return
+    for winner, loser in itertools.permutations(guesses, 2):
+        places = np.flatnonzero((guesses[winner] == labels) & (guesses[loser] != labels))
+        chosen = places[evenly(len(places), MOST_IMAGES).numpy()]
+        if len(chosen):
+            images = from_unit(data.test.images[torch.from_numpy(chosen)] / 255)
+            shown = ", ".join(names[label] for label in labels[chosen][:COLUMNS])
+            caption = f"{winner} is right, {loser} is not: {len(places):,} test images. The first row: {shown}."
+            which = network_of(winner) + ("" if len(guesses) == 2 else f"_not_{network_of(loser)}")
+            page.picture(f"only_{which}", tile(images, columns=COLUMNS), caption=caption, enlarged=2)
 
 
 def add_calibration(page: Page, predictions: Predictions, colours: dict[str, str]) -> None:

@@ -1,10 +1,12 @@
 """The first tables of a report: what each network reached, what the deck had, and which runs that was."""
 
+import itertools
 from typing import Any
 
 import numpy as np
 
 from vit_cnn.arrays import Array
+from vit_cnn.config.resolvers import file_name
 from vit_cnn.errors import shown
 from vit_cnn.report.claims import DECK
 from vit_cnn.report.groups import by_label, device_of, spread
@@ -127,20 +129,26 @@ def best_so_far(run: Run) -> str:
 
 
 def add_mcnemar(page: Page, best: dict[str, list[Run]], predictions: Predictions) -> None:
-    if len(best) != 2:
+    found: dict[tuple[str, str], list[list[str]]] = {}
+    for first, second in itertools.combinations(best, 2):
+        for run_a, a in zip(best[first], predictions[first], strict=True):
+            for run_b, b in zip(best[second], predictions[second], strict=True):
+                if run_a.seed == run_b.seed:
+                    only_a, only_b, p = mcnemar(right(a), right(b))
+                    row = [str(run_a.seed), f"{only_a:,}", f"{only_b:,}", p_value_in_words(p).removeprefix("= ")]
+                    found.setdefault((first, second), []).append(row)
+    if not found:
         return
-    first, second = best
-    rows = []
-    for run_a, a in zip(best[first], predictions[first], strict=True):
-        for run_b, b in zip(best[second], predictions[second], strict=True):
-            if run_a.seed == run_b.seed:
-                only_a, only_b, p = mcnemar(right(a), right(b))
-                rows.append([str(run_a.seed), f"{only_a:,}", f"{only_b:,}", p_value_in_words(p).removeprefix("= ")])
-    if not rows:
-        return
-    page.heading("Do the two err on the same images?")
-    headings = ["seed", f"only {first} right", f"only {second} right", "p"]
-    page.table("mcnemar", headings, rows, "Exact McNemar test on the test images, seed by seed.")
+    page.heading("Do two networks err on the same images?")
+    for (first, second), rows in found.items():
+        which = "" if len(best) == 2 else f"_{network_of(first)}_{network_of(second)}"
+        headings = ["seed", f"only {first} right", f"only {second} right", "p"]
+        page.table(f"mcnemar{which}", headings, rows, "Exact McNemar test on the test images, seed by seed.")
+
+
+def network_of(label: str) -> str:
+    """The network of a label, for the name of a file."""
+    return file_name(label.split(maxsplit=1)[0].lower())
 
 
 def p_value_in_words(p: float) -> str:
