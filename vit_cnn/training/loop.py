@@ -103,6 +103,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     autocast = autocast_for(device, precision)
     forward = compiled(state.model) if cfg.trainer.compile else state.model
     batches = Batches(Augmentation(recipe, data=data, seed=cfg.seed, compiled=cfg.trainer.compile))
+    # Forward, loss, backward: step.py.
     step = functools.partial(training_step, state=state, forward=forward, recipe=recipe, autocast=autocast)
     learn = Captured(step) if cfg.trainer.cuda_graph else step
 
