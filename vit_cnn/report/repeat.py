@@ -30,7 +30,7 @@ def add_groups(page: Page, runs: list[Run]) -> None:
     groups = by_label(runs)
     rows = []
     for label, group in groups.items():
-        command = command_of(group) or "none: conf/ has no such network or data set any more"
+        command = command_of(group) or "none: the files of its network or data set are not in conf/"
         results = [run.result for run in group if run.result]
         commits = ", ".join(sorted({commit_of(result) for result in results})) or "–"
         machines = "; ".join(sorted({machine_of(result) for result in results})) or "–"
