@@ -10,11 +10,10 @@ from typing import Any, cast
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from vit_cnn import config
+from vit_cnn.config import composed
 from vit_cnn.config.schema import Recipe
 from vit_cnn.errors import exit_with_code
 from vit_cnn.training import loop
@@ -29,12 +28,6 @@ TINY = [
     "trainer.log_every=2", "model.patch_size=8", "model.embed_dim=32", "model.hidden_dim=32", "model.num_heads=2",
     "model.num_layers=2", "recipe.optimizer.lr=3e-3", "seed=3",
 ]  # fmt: skip
-
-
-def composed(*overrides: str) -> DictConfig:
-    """The checked config of a command line."""
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return config.check(compose("config", overrides=list(overrides)))
 
 
 def run(folder: str, *overrides: str) -> dict[str, Any]:

@@ -109,13 +109,13 @@ def test_python_runs(image_tree: Path, tmp_path: Path) -> None:
     Path("runs/mine").mkdir(parents=True)
     train(composed(*TINY, "data=folder", f"data.root={image_tree}", "recipe.batch_size=18"), Path("runs/mine"))
     (image_tree / "test" / "grün" / "0.png").rename("photo.jpg")
-    *_, code = PYTHON
+    code = "".join(PYTHON[2:]) + "import torch; assert vit(torch.zeros(2, 3, 32, 32)).shape == (2, 10)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() in ("blue sky", "grün"), done.stderr
 
 
 def test_an_augmentation_of_ones_own_stands_where_it_is_told() -> None:
-    draw, do, _ = (textwrap.indent(code, " " * 8) for code in PYTHON)
+    draw, do, *_ = (textwrap.indent(code, " " * 8) for code in PYTHON)
     code = (ROOT / "vit_cnn/training/augment.py").read_text()
     for place, added in {"        return draws\n": draw, '        if "mixing" in draws:\n': do}.items():
         assert code.count(place) == 1

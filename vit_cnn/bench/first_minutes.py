@@ -22,12 +22,11 @@ from pathlib import Path
 from typing import cast
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from vit_cnn import config
 from vit_cnn.bench.measure import in_rounds
+from vit_cnn.config import composed
 from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset
 from vit_cnn.errors import Failed, exit_with_code
@@ -70,7 +69,7 @@ def plain(overrides: list[str]) -> None:
     """Ten plain steps of each network; from the second on, neither they nor their batches may wait for the device."""
     for model in NETWORKS:
         losses = []
-        for number, loss in enumerate(steps(checked(model, ["recipe=strong", *overrides]), PLAIN)):
+        for number, loss in enumerate(steps(small(model, "recipe=strong", *overrides), PLAIN)):
             if torch.cuda.is_available():
                 torch.cuda.set_sync_debug_mode("error" if number < PLAIN - 1 else "default")
             losses.append(loss)
@@ -87,7 +86,7 @@ def captured(overrides: list[str]) -> None:
     for model in NETWORKS:
         losses = {}
         for graph in ("false", "true"):
-            cfg = checked(model, ["trainer.precision=fp32", f"trainer.cuda_graph={graph}", *overrides])
+            cfg = small(model, "trainer.precision=fp32", f"trainer.cuda_graph={graph}", *overrides)
             losses[graph] = [loss[0].item() for loss in steps(cfg, 20)]
         off = max(abs(a / b - 1) for a, b in zip(losses["true"][:10], losses["false"][:10], strict=True))
         print(
@@ -101,7 +100,7 @@ def profile(overrides: list[str]) -> None:
     """Milliseconds of a step compiled and captured, seconds of compiling, and where the time goes, for later limits."""
     for model in NETWORKS:
         fast = ["trainer.compile=true", "trainer.cuda_graph=true"] if torch.cuda.is_available() else []
-        cfg = checked(model, [*fast, "recipe.epochs=1000", "max_steps=1500", "trainer.log_every=null", *overrides])
+        cfg = small(model, *fast, "recipe.epochs=1000", "max_steps=1500", "trainer.log_every=null", *overrides)
         with tempfile.TemporaryDirectory() as folder:
             started = time.perf_counter()
             train(cfg, Path(folder) / "run")
@@ -109,7 +108,7 @@ def profile(overrides: list[str]) -> None:
             rows = [row for row in read_rows(Path(folder) / "run") if "images_per_second" in row]
         ms = statistics.median(1000 * cfg.recipe.batch_size / row["images_per_second"] for row in rows)
         print(f"{model}: {ms:.3f} ms a step, {whole - rows[-1]['step'] * ms / 1000:.1f} s of everything else")
-        stepping = steps(checked(model, [*fast[:1], *overrides]), WARM_UP + PROFILED)  # a graph hides its kernels
+        stepping = steps(small(model, *fast[:1], *overrides), WARM_UP + PROFILED)  # a graph hides its kernels
         for _ in range(WARM_UP):
             next(stepping)
         with torch.profiler.profile() as profiler:
@@ -125,7 +124,7 @@ def augmentation(overrides: list[str]) -> None:
     for model in NETWORKS:
         blocks = {}
         for name, changed in {"without": WITHOUT, "with": []}.items():
-            cfg = checked(model, [*fast, "recipe=strong", *changed, *overrides])
+            cfg = small(model, *fast, "recipe=strong", *changed, *overrides)
             stepping = steps(cfg, BLOCK * (1 + ROUNDS))
             blocks[name] = lambda stepping=stepping: [next(stepping) for _ in range(BLOCK)]
         times = in_rounds(blocks, rounds=ROUNDS, warm_up=1)
@@ -136,9 +135,8 @@ def augmentation(overrides: list[str]) -> None:
         )
 
 
-def checked(model: str, overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return config.check(compose("config", overrides=[f"model={model}", *SMALL, *overrides]))
+def small(model: str, *overrides: str) -> DictConfig:
+    return composed(f"model={model}", *SMALL, *overrides)
 
 
 def steps(cfg: DictConfig, number: int) -> Iterator[torch.Tensor]:

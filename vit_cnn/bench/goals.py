@@ -17,14 +17,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from vit_cnn import config
 from vit_cnn.bench import peers
 from vit_cnn.bench.__main__ import show, write
 from vit_cnn.bench.measure import Row
+from vit_cnn.config import composed
 from vit_cnn.data import Dataset
 from vit_cnn.errors import exit_with_code
 from vit_cnn.machine import device_name, versions
@@ -70,7 +69,7 @@ def main() -> None:
     given = {override.split("=")[0] for override in arguments.overrides}
     defaults = [default for default in FAST if default.split("=")[0] not in given]
     overrides = [*goal.overrides, *defaults, *arguments.overrides]
-    cfg = checked(overrides)  # before anything is started
+    cfg = composed(*overrides)  # before anything is started
     data: Dataset = instantiate(cfg.data)
     arguments.out.mkdir(parents=True, exist_ok=True)
     machine = f"{device_name(torch.device(cfg.trainer.device))}, torch {versions()['torch']}, {data.name}"
@@ -94,11 +93,6 @@ def main() -> None:
             met = times >= TIMES_THE_DATA_LOADER
             add({"what": about, "goal": f"≥ {TIMES_THE_DATA_LOADER}", "measured": times, "met": met})
     show(f"{arguments.goal}, {machine}", rows)
-
-
-def checked(overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return config.check(compose("config", overrides=overrides))
 
 
 def trained(overrides: list[str], run_dir: Path, *, limit: float) -> list[dict[str, Any]]:

@@ -1,10 +1,9 @@
 """Random images of any number: what speed depends on, and nothing else."""
 
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from vit_cnn import config
+from vit_cnn.config import composed
 from vit_cnn.data import Dataset, Split
 from vit_cnn.data.dataset import assemble
 
@@ -44,5 +43,4 @@ def noise_config(*overrides: str, images: int, batch: int) -> DictConfig:
     few = 200  # images to validate on
     data = ["data=digits", "data._target_=vit_cnn.bench.noise.noise", f"+data.images={images + few}"]
     more = [f"data.val_fraction={few / (images + few)}", f"recipe.batch_size={batch}", "wandb.mode=disabled"]
-    with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        return config.check(compose("config", overrides=[*data, *more, *overrides]))
+    return composed(*data, *more, *overrides)

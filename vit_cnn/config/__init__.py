@@ -5,6 +5,8 @@ It does not import torch, so that ``--cfg job`` answers at once.
 
 from pathlib import Path
 
+from omegaconf import DictConfig
+
 import vit_cnn.config.resolvers  # noqa: F401
 from vit_cnn.config.checks import check, check_device
 from vit_cnn.config.schema import typed
@@ -12,4 +14,16 @@ from vit_cnn.config.schema import typed
 PACKAGE = Path(__file__).resolve().parent.parent
 CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())  # installed; checkout
 
-__all__ = ["CONF", "check", "check_device", "typed"]
+__all__ = ["CONF", "check", "check_device", "composed", "typed"]
+
+
+def composed(*overrides: str) -> DictConfig:
+    """The checked config of a command line, without one: ``composed("model=cnn", "data=digits")``.
+
+    Raises:
+        Refused: as ``check``.
+    """
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return check(compose("config", overrides=list(overrides)))
