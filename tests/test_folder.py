@@ -322,10 +322,12 @@ def test_trees_that_cannot_be_used_are_refused(image_tree: Path, tmp_path: Path)
     refused(tmp_path / "bare", r"there are folders train and val but no folder test")
     (image_tree / "Validation").mkdir()
     refused(image_tree, r"Validation is not the name of a split: they are train, test and, if you like, val")
+    (tmp_path / "valuable" / "val").mkdir(parents=True)
+    refused(tmp_path / "valuable", r"the folder val needs train and test beside it; if val is a class, rename it")
     (tmp_path / "alike" / "training").mkdir(parents=True)
     refused(tmp_path / "alike", r"class folder .*training holds no images")
-    (tmp_path / "alike" / "Test").mkdir()
-    refused(tmp_path / "alike", r"Test is not the name of a split")
+    (tmp_path / "alike" / "Valid").mkdir()
+    refused(tmp_path / "alike", r"Valid is not the name of a split")
 
 
 def test_too_few_images_for_three_splits(tmp_path: Path) -> None:

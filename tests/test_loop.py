@@ -142,11 +142,11 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_weights
 def test_a_full_disk_is_told_and_keeps_what_was_there(monkeypatch: pytest.MonkeyPatch) -> None:
     run("run", "recipe.epochs=1")
     before = Path("run/last.pt").read_bytes()
-
     fsync = os.fsync
 
     def full(number: int) -> None:
-        if "last.pt" in os.readlink(f"/proc/self/fd/{number}"):
+        files = {path.name: path.stat().st_ino for path in Path("run").iterdir()}
+        if any("last.pt" in name and inode == os.fstat(number).st_ino for name, inode in files.items()):
             raise OSError(28, "No space left on device")
         fsync(number)
 

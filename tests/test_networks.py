@@ -312,5 +312,8 @@ def test_estimate_takes_a_folder_of_yaml_files(
     code, printed = call(estimate.main, ["--config-dir", "conf", "model=own", *SMALL], monkeypatch, capfd)
     assert code == 0, printed
     assert "model=own" in printed
+    with_batch_norm = ["model=torchvision", "model.name=resnet18", *SMALL]
+    code, printed = call(estimate.main, with_batch_norm, monkeypatch, capfd)
+    assert code == 0, printed
     code, printed = call(estimate.main, ["model=own", "--config-dir", "cnof", *SMALL], monkeypatch, capfd)
     assert (code, printed) == (2, "error: --config-dir cnof is not a folder\n")

@@ -131,7 +131,7 @@ def one_line(error: BaseException) -> str:
     if said := limit_reached(error) or wrong_path(error):
         return said
     if isinstance(error, OverrideParseException):
-        if "=" in str(error.override):
+        if re.match(r"[~+]*[\w./@-]+=[^\[{]*$", str(error.override)):
             return f"{error.override!r} cannot be read: quote the value, such as \"data.root='my images (1)'\""
         return f"{error.override!r} is not of the form key=value"
     key_error = error.__cause__

@@ -138,7 +138,9 @@ def measure(cfg: DictConfig) -> tuple[float, float]:
     eval_batch = BATCH_SIZE[device.type]
     images = torch.randn(max(cfg.recipe.batch_size, eval_batch), channels, size, size, device=device)
     labels = torch.zeros(cfg.recipe.batch_size, dtype=torch.long, device=device)
-    model(images[:1])  # eagerly, before anything is captured
+    with torch.no_grad():
+        model.eval()(images[:1])  # eagerly, before anything is captured
+    model.train()
     forward = compiled(model) if cfg.trainer.compile else model
 
     def step(batch: Tensor) -> Tensor:

@@ -37,7 +37,7 @@ def precision_of(wanted: str) -> str:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Most memory in use so far: allocated on the accelerator, or resident in this process on a CPU."""
+    """Most memory in use since ``forget_peak_memory``: allocated on a GPU, or resident in this process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     status = Path("/proc/self/status")  # of Linux, where getrusage also counts the process that started this one

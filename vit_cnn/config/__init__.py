@@ -18,10 +18,10 @@ __all__ = ["CONF", "check", "check_device", "composed", "typed"]
 
 
 def composed(*overrides: str) -> DictConfig:
-    """The checked config of a command line, without one: ``composed("model=cnn", "data=digits")``.
+    """The checked config that these overrides give on a command line: ``composed("model=cnn", "data=digits")``.
 
     Raises:
-        Refused: as ``check``.
+        Refused: as ``check``. Hydra raises its own errors for what is not an override of ``conf/``.
     """
     from hydra import compose, initialize_config_dir
 

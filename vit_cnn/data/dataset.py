@@ -108,12 +108,13 @@ def assemble(
     """
     if len(classes) != num_classes:
         raise Refused(f"data.num_classes={num_classes}, but {name} has {len(classes)} classes")
+    cause = f"data.val_fraction={val_fraction}" if val is None else "data"
     if val is None:
         kept, held_out = stratified_split(train.labels, fraction=val_fraction)
         train, val = train.take(kept), train.take(held_out)
     if max_images is not None:
         train, val, test = (shrink(split, max_images) for split in (train, val, test))
-    cause = f"data.val_fraction={val_fraction}" if max_images is None else f"data.max_images={max_images}"
+        cause = f"data.max_images={max_images}"
     if train_share < 1:
         train, cause = repeated(train, train_share), f"data.train_share={train_share}"
     if not (len(train) and len(val) and len(test)):

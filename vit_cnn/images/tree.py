@@ -32,6 +32,10 @@ def splits_of(root: Path) -> list[str]:
         )
     there = [split for split in SPLITS if (root / split).is_dir()]
     missing = [split for split in ("train", "test") if split not in there]
+    if there == ["val"]:
+        raise Refused(
+            f"data.root={shown(root)}: the folder val needs train and test beside it; if val is a class, rename it"
+        )
     if there and missing:
         are = "is a folder" if len(there) == 1 else "are folders"
         raise Refused(

@@ -58,9 +58,10 @@ class Augmentation:
             chosen: positions of its training images [b].
 
         Returns:
-            What the recipe asks for of: numbers in [0, 1) for the place of a ``window`` [b, 4], of an ``erasing``
-            [b, 4] and of a ``mixing`` [b, 4]; whether an image is to ``flip``, to be ``erased`` or ``mixed``, bool [b];
-            the ``shift`` of a padded crop in pixels [b, 2]; the ``amounts`` of a policy [b, stages, operations].
+            Those of these that the recipe asks for: numbers in [0, 1) for the place of a ``window`` [b, 4], of an
+            ``erasing`` [b, 4] and of a ``mixing`` [b, 4]; whether an image is to ``flip``, to be ``erased`` or to be
+            ``mixed``, bool [b]; the ``shift`` of a padded crop in pixels [b, 2]; ``amounts`` of a policy
+            [b, stages, operations].
         """
         recipe, mixing, b = self.recipe.augment, self.recipe.mixing, len(chosen)
         generator = seeded(AUGMENTATION, self.seed, epoch, batch)
