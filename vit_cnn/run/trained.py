@@ -32,13 +32,13 @@ def load_config(run_dir: Path, *, device: str, trust: str = "") -> DictConfig:
     if not (run_dir / FILE).is_file():
         raise Refused(f"run={run_dir} is not a run folder: it has no {FILE}")
     cfg = read_config(run_dir, trust=trust)
+    kind = cfg.trainer.device.partition(":")[0]
     if device == "auto":
-        trained_on = torch.device(cfg.trainer.device).type
-        is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(trained_on, True)
+        is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(kind, True)
         device = cfg.trainer.device if is_here else "cpu"
-    trained_on, cfg.trainer.device = cfg.trainer.device, device
-    if device.partition(":")[0] != trained_on.partition(":")[0]:  # leave behind what this device has not
+    if device.partition(":")[0] != kind:  # leave behind what this device has not
         cfg.trainer.precision, cfg.trainer.cuda_graph, cfg.trainer.compile = "fp32", False, False
+    cfg.trainer.device = device
     config.check_device(cfg)
     return cfg
 

@@ -58,9 +58,9 @@ class Augmentation:
             chosen: positions of its training images [b].
 
         Returns:
-            Those of these that the recipe asks for: numbers in [0, 1) for the place of a ``window`` [b, 4], of an
-            ``erasing`` [b, 4] and of a ``mixing`` [b, 4]; whether an image is to ``flip``, to be ``erased`` or to be
-            ``mixed``, bool [b]; the ``shift`` of a padded crop in pixels [b, 2]; ``amounts`` of a policy
+            Those of the following that the recipe asks for. Numbers in [0, 1): ``window``, ``erasing``, ``mixing``,
+            each [b, 4]. Whether it is done to an image: ``flip``, ``erased``, ``mixed``, each bool [b]. Pixels by which
+            a padded crop moves: ``shift`` [b, 2]. How much of each operation of a policy: ``amounts``
             [b, stages, operations].
         """
         recipe, mixing, b = self.recipe.augment, self.recipe.mixing, len(chosen)
