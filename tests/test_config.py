@@ -1,5 +1,6 @@
 """Bad input gets one or two lines, the right exit code, and leaves nothing behind."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from vit_cnn import config
+from vit_cnn.errors import Refused
 
 Command = Callable[..., tuple[int, str]]
 
@@ -124,6 +126,17 @@ def test_a_notebook_can_compose() -> None:
         cfg = hydra.compose("config", overrides=["data=cifar10", "model.patch_size=8"])
     assert cfg.recipe.name == "deck"
     assert instantiate(cfg.model)(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("model=vti", "model=vti: there is no such option, but there are cnn"),
+    ("modle.x=1", "modle is not a key: did you mean model"),
+    ("data.root=nowhere", "data.root=nowhere: there is no such folder"),
+])  # fmt: skip
+def test_a_notebook_gets_the_same_line_as_a_command(override: str, message: str) -> None:
+    with pytest.raises(Refused, match=re.escape(message)) as refusal:
+        composed("data=folder", override)
+    assert len(str(refusal.value).splitlines()) == 1
 
 
 def test_defaults_are_the_decks() -> None:

@@ -12,15 +12,13 @@ import sys
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from safetensors.torch import save_file
 
 from vit_cnn import config
 from vit_cnn.data.batches import normalise
 
-with initialize_config_dir(str(config.CONF), version_base="1.3"):
-    cfg = compose("config", overrides=["model=cnn", "data=cifar10_lossless"])
+cfg = config.composed("model=cnn", "data=cifar10_lossless")
 data = instantiate(cfg.data)
 images = normalise(data.train.images[::9], data.mean, data.std)
 patches = rearrange(F.unfold(images, 3), "n value position -> (n position) value").double()
