@@ -187,6 +187,7 @@ def test_the_deck_stands_beside_cifar10_only(runs: Path) -> None:
     assert rows["ViT"]["deck: test"] == "77%"
     assert rows["CNN"]["deck: test loss"] == "0.86"
     assert {row["observation"] for row in csv.DictReader(open("out/observations.csv"))}
+    assert "images were others" not in Path("out/report.html").read_text()
 
 
 # The page
@@ -216,6 +217,7 @@ def test_the_report(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     assert rows["ViT"]["test"] == expected
     assert (rows["ViT"]["seeds"], rows["CNN"]["seeds"]) == ("2", "1")
     assert html.escape("Digits") in text
+    assert "images were others: CIFAR-10." in text
 
 
 def test_three_networks_are_compared_pair_by_pair(runs: Path) -> None:

@@ -190,6 +190,8 @@ def flops_of(run: Run) -> int:
 def add_claims(page: Page, best: dict[str, list[Run]]) -> None:
     by_model = {group[0].model: group for group in best.values()}
     text = "Each observation put to these runs; a verdict is about them, not about the deck."
+    if not by_model["ViT"][0].is_cifar10:
+        text += " The deck's images were others: CIFAR-10."
     if min(len(by_model["ViT"]), len(by_model["CNN"])) == 1:
         text += " With a single seed of a network, another seed may turn it round."
     page.section("What the deck observed", text)
