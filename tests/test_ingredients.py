@@ -41,7 +41,7 @@ def test_stochastic_depth_leaves_out_whole_images() -> None:
 
 def test_stochastic_depth_rises_from_block_to_block() -> None:
     vit = ViT(**{**VIT, "stochastic_depth": 0.2, "num_layers": 3})
-    assert [block.skip.rate for block in vit.blocks] == [0, pytest.approx(0.1), pytest.approx(0.2)]
+    assert [block.stochastic_depth.rate for block in vit.blocks] == [0, pytest.approx(0.1), pytest.approx(0.2)]
 
 
 def test_patch_dropout_keeps_cls_and_a_fixed_number_of_patches() -> None:
@@ -255,6 +255,9 @@ def test_the_average_follows_the_weights() -> None:
         assert network[0].weight.item() == pytest.approx(expected)
         assert 5 < network[1].running_mean.item() < 7
     assert network[0].weight.item() == network[1].running_mean.item() == 7
+    with pytest.raises(ZeroDivisionError), average.in_use():
+        _ = 1 / 0
+    assert network[0].weight.item() == 7
 
 
 def test_a_run_is_judged_by_the_average(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,10 +12,12 @@ import torch
 import torch.nn.functional as F
 from helpers import TINY, call, composed, run, stop_at, weights
 from safetensors.torch import save_file
+from torch import nn
 
 from vit_cnn.errors import Stopped
 from vit_cnn.export import __main__ as export
 from vit_cnn.models.adopt import resized_patches
+from vit_cnn.models.parts import depths, freeze
 from vit_cnn.report.groups import label_runs
 from vit_cnn.run.files import write_json
 from vit_cnn.run.reading import find_runs
@@ -163,6 +165,24 @@ def test_all_that_does_not_fit_is_named_and_nothing_is_written(
         assert all(message in printed for message in messages), (overrides, printed)
         assert "Traceback" not in printed
         assert sorted(Path().iterdir()) == before
+
+
+def test_what_stands_around_a_network_is_frozen_with_what_stands_before() -> None:
+    around = nn.Module()
+    around.network, around.adapter, around.scale = begun(*TINY).model, nn.Linear(2, 2), nn.Parameter(torch.ones(1))
+    assert {depth for name, depth in depths(around).items() if not name.startswith("network.")} == {0}
+    freeze(around, 1)
+    learning = {name for name, parameter in around.named_parameters() if parameter.requires_grad}
+    assert all(name.startswith(("network.blocks.1.", "network.norm.", "network.head.")) for name in learning)
+
+
+def test_the_order_of_a_permutation_belongs_to_its_patches(command: Command) -> None:
+    options = [each for each in TINY if not each.startswith("model")]
+    networks = ["model=permuted_cnn", "model.permute=patches"]
+    (here := Path("permuted")).mkdir()
+    train(composed(*options, *networks, "model.patch_size=8"), here)
+    code, printed = command(*options, *networks, "model.patch_size=4", "init=permuted")
+    assert (code, "patch_size is 8 there and 4 here" in printed) == (2, True), printed
 
 
 @pytest.mark.parametrize("network", ["vit", "cnn"])

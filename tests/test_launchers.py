@@ -73,7 +73,7 @@ def test_on_every_core_a_failing_job_stays_alone_and_the_table_comes_at_the_end(
     assert "Job 2 of 3: model.patch_size=8, finished" in done.stdout
     assert re.search(r"model\.patch_size=16 +1 +[\d.]+% +[\d.]+%", done.stdout)
     assert "Report: runs/sweep/report/report.html" in done.stdout
-    assert done.stderr.splitlines()[-1].startswith("error: 1 of 3 jobs failed")
+    assert done.stderr.splitlines()[-1].startswith("error: 1 of 3 jobs did not finish")
     assert "validation accuracy" not in done.stdout  # of several jobs at once, it could not be told whose
     assert "validation accuracy" in (SWEEP_DIR / "model.patch_size-8" / "train.log").read_text()
 

@@ -35,6 +35,13 @@ def test_size_is_the_decks(name: str, params: int, megabytes: str, flops: float)
     assert (network.in_sizes, network.out_sizes) == ([128, 3, 32, 32], [128, 10])
 
 
+def test_every_layer_of_the_vit_has_its_sizes() -> None:
+    vit = ViT(**VIT)
+    layers = layers_of(vit, torch.zeros(1, 3, 32, 32), every_layer=True)
+    assert [layer.name for layer in layers if not layer.out_sizes] == []
+    assert vit.only_cls_at_the_end
+
+
 def test_every_layer_of_the_cnn_can_be_listed() -> None:
     layers = layers_of(CNN(image_size=32, num_channels=3, num_classes=10), torch.zeros(1, 3, 32, 32), every_layer=True)
     kinds = [layer.kind for layer in layers]

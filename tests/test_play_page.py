@@ -143,6 +143,9 @@ def test_ones_own_image_and_files_that_are_none(page: Any) -> None:
     assert not page.locator(".notice").count()
     assert seen(page)[0] != first[0]
     assert not page.locator(".network em").count()  # nobody knows what is right
+    page.get_by_role("tab", name="Data set").click()
+    page.get_by_role("button", name="Next").click()
+    page.wait_for_selector("figcaption >> text=image 0")
 
 
 def test_a_drawing(page: Any) -> None:

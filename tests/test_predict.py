@@ -123,7 +123,7 @@ def test_attention_is_drawn(trained: Path, predicting: Predict) -> None:
 def test_refusals(trained: Path, predicting: Predict, tmp_path: Path) -> None:
     image = str(trained / "test" / "grün" / "0.png")
     for arguments, message in {
-        ("nowhere", image): "run=nowhere is not a run folder",
+        ("nowhere", image): "nowhere is not a run folder",
         ("run", image, "--top", "0"): "--top 0 must be at least 1",
         ("run", str(tmp_path / "cache")): "holds no images",
         ("run", image, "--device", "cuda:99"): "finds no GPU" if not torch.cuda.is_available() else "CUDA devices",

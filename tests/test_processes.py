@@ -182,7 +182,7 @@ class Matching(str):
 
 def test_whatever_befalls_one_process_ends_all_with_one_message_and_torchrun_goes_on() -> None:
     told = {
-        "nan-1-4": "error: the loss is nan at step 4; last.pt and best.pt hold the last good weights",
+        "nan-1-4": "error: the loss is nan at step 4; last.pt holds the last good weights",
         "memory-1-9": r"error: process 1 on \S+: out of memory on cpu with recipe.batch_size=24",
         "full-0-12": r"error: runs/vit-digits/\S+/last.pt cannot be written: No space left on device",
         "TERM-1-17": r"Stopped at step 17 of 30. To go on:",

@@ -212,12 +212,11 @@ def test_who_is_asked_before_long_work(monkeypatch: pytest.MonkeyPatch, capfd: p
     started: list[list[str]] = []
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")  # as errors.py sets it, for its own process
 
-    def execv(_: str, command: list[str]) -> None:
-        assert "HYDRA_FULL_ERROR" not in os.environ  # or the training would show tracebacks
-        os.environ["HYDRA_FULL_ERROR"] = "1"
+    def execve(_: str, command: list[str], environment: dict[str, str]) -> None:
+        assert "HYDRA_FULL_ERROR" not in environment  # or the training would show tracebacks
         started.append(command)
 
-    monkeypatch.setattr(os, "execv", execv)
+    monkeypatch.setattr(os, "execve", execve)
     monkeypatch.setattr(estimate, "estimate", lambda overrides: 3601.0)
     monkeypatch.setattr(estimate, "is_wanted", lambda: pytest.fail("nobody is there to answer"))
     assert call(estimate.main, ["--train", "data=digits"], monkeypatch, capfd)[0] == 0  # not a terminal

@@ -7,6 +7,7 @@ import pytest
 from helpers import call
 
 from vit_cnn.bench import scaling
+from vit_cnn.errors import Failed
 
 
 def test_expected_speed_ups_follow_from_steps_and_gradient_bytes(
@@ -31,3 +32,8 @@ def test_expected_speed_ups_follow_from_steps_and_gradient_bytes(
     keys = [f"expected_at_{gbit}_gbit" for gbit in (1, 10, 100)]
     assert [float(strong[key]) for key in keys] == [0.4, 1.43, 1.92]  # 0.4 / (0.2 + 0.8), …
     assert [float(weak[key]) for key in keys] == [0.67, 1.67, 1.96]  # 2 · 0.4 / (0.4 + 0.8), …
+
+
+def test_a_training_that_is_refused_is_told_in_its_line() -> None:
+    with pytest.raises(Failed, match=r"^error: model=nope: there is no such option, but there are [\w, ]+$"):
+        scaling.trained(["model=nope"], processes=1, threads=1, steps=1)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -81,6 +82,22 @@ def test_a_trial_that_falls_behind_is_pruned(say: Say, monkeypatch: pytest.Monke
     assert states() == ["COMPLETE", "PRUNED"]
     assert len(trial.validation_accuracies(FOLDER / "trial-0001")) < 40
     assert json.loads((FOLDER / "trial-0001" / "status.json").read_text())["status"] == "stopped"
+
+
+def test_a_trial_is_pruned_once_its_loop_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A training that goes on may be behind already while its images load, when no loop is there to stop."""
+    monkeypatch.setattr(trial, "SECONDS", 0.01)
+    monkeypatch.setattr(trial, "validation_accuracies", lambda run_dir: [0.1])
+    study = optuna.create_study(direction="maximize")
+    behind = study.ask()
+    monkeypatch.setattr(behind, "should_prune", lambda: True)
+    pruned, heard = threading.Event(), threading.Event()
+    with trial.watched(behind, 0, tmp_path, pruned):
+        time.sleep(0.2)
+        assert not pruned.is_set()
+        signal.signal(signal.SIGTERM, lambda *_: heard.set())  # as the loop does
+        assert heard.wait(5)
+    assert pruned.is_set()
 
 
 def test_halving_stops_a_trial_that_is_not_among_the_better_half(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:

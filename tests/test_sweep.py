@@ -70,7 +70,7 @@ def test_a_sweep_goes_over_the_grid_and_then_skips_what_has_finished(command: Co
 def test_a_failing_job_is_kept_with_its_traceback_and_the_others_go_on(command: Command, no_report: None) -> None:
     code, printed = command(*SWEEP, "model.patch_size=5,8", "model.dropout=0,2")
     assert code == 1
-    assert "3 of 4 jobs failed" in printed
+    assert "3 of 4 jobs did not finish" in printed
     assert "patch_size=5 does not divide image_size=32" in printed
     failed = [path.parent for path in Path("runs/sweeps/patch_dropout").glob("*/traceback.txt")]
     assert len(failed) == 3
@@ -208,7 +208,7 @@ def test_the_end_is_told_from_what_jobs_left_behind(command: Command, no_report:
     assert 0 <= first.result["val/acc"] <= 1
     note = next(iter(sorted((sweep_dir / jobs.NOTES).iterdir())))
     note.write_text(json.dumps(json.loads(note.read_text()) | {"outcome": "broken off"}))
-    with pytest.raises(Failed, match="1 of 2 jobs failed"):
+    with pytest.raises(Failed, match="1 of 2 jobs did not finish"):
         jobs.summarise(sweep_dir)
 
 

@@ -55,6 +55,11 @@ class Stopped(Exception):
         self.command = command
 
 
+def for_child() -> dict[str, str]:
+    """The environment for a process that this one starts: without what was set above, so that errors stay a line."""
+    return {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR" or WANTS_TRACEBACK}
+
+
 def exit_with_code(main: Callable[[], object]) -> None:
     """Run ``main`` and exit with the code of its end; an expected error is told in a line.
 

@@ -28,7 +28,7 @@ from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
 from vit_cnn.config.network import build_network
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
-from vit_cnn.errors import WANTS_TRACEBACK, Refused, exit_with_code
+from vit_cnn.errors import Refused, exit_with_code, for_child
 from vit_cnn.machine import device_name, keep_freed_memory, precision_of
 from vit_cnn.processes.together import own_device
 from vit_cnn.run.display import duration
@@ -64,10 +64,8 @@ def main() -> None:
     if seconds > LONG and not arguments.yes and sys.stdin.isatty() and console.is_terminal and not is_wanted():
         console.print("Nothing was started.")
         return
-    if not WANTS_TRACEBACK:
-        del os.environ["HYDRA_FULL_ERROR"]  # set by errors.py, for this process
     given = ["--config-dir", str(folder)] if folder else []
-    os.execv(sys.executable, [sys.executable, "-m", "vit_cnn.train", *given, *arguments.overrides])
+    os.execve(sys.executable, [sys.executable, "-m", "vit_cnn.train", *given, *arguments.overrides], for_child())
 
 
 def is_wanted() -> bool:

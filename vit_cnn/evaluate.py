@@ -71,7 +71,7 @@ def main() -> None:
 
     if command.split == "test":
         note_look(run_dir, by="evaluate")
-    split: Split = getattr(data, command.split)
+    split: Split = data.train.distinct() if command.split == "train" else getattr(data, command.split)
     autocast = autocast_for(device, precision_of(cfg.trainer.precision))
     logits = logits_of(model, split, data, autocast)
     columns = {"now": score(logits, split.labels)}

@@ -75,7 +75,8 @@ def main() -> None:
     findings.write(arguments.out, arguments.name, [run.folder for run in runs])
     console.print(findings.verdict, highlight=False)
     console.print(
-        "Intervals are of 95 %: over three seeds or more, else, and always in agreement and inside, over the images."
+        "Intervals are of 95 %: over seeds if there are three or more, else over images; agreement and inside always "
+        "take images."
     )
     console.print(
         f"Table, figure and this sentence: {arguments.out / arguments.name}.csv, .png, .txt; vit-cnn report shows them."

@@ -157,7 +157,7 @@ def taken(run_dir: Path) -> Refused:
 
 
 def resumed(run_dir: Path, composed: DictConfig) -> DictConfig:
-    """The config that the run was started with, and from this command line only the trainer and the epochs."""
+    """The config that the run was started with, and from this command line only trainer, recipe.epochs and test."""
     saved = read_config(run_dir, trust=composed.trust or "")
     has_checkpoint = any((run_dir / name).exists() for name in ("last.pt", "previous.pt"))
     if saved.model.get("pretrained") and not has_checkpoint:

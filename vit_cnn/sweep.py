@@ -121,7 +121,10 @@ def what_matters(cfg: Any) -> dict[str, Any]:
 
 
 class Sweep(Callback):
-    """Hydra calls it before the first and after the last job, in the process that the command started."""
+    """Hydra calls it before the first and after the last job, in the process that the command started.
+
+    What it keeps belongs to the class, since Hydra makes the instance.
+    """
 
     dir: Path | None = None  # of the sweep that goes on in this process
     command = ""  # that goes on with it

@@ -1,7 +1,7 @@
 """Train a network, or several in a sweep: ``python -m vit_cnn.train model=vit data=cifar10``.
 
-Says so at once, and answers Ctrl-C in a line from then on: what takes seconds to import is imported in ``main``. The
-rest is in ``vit_cnn/start.py``. Exit codes: ``vit_cnn/errors.py``.
+Prints at once that it begins, and answers Ctrl-C in a line from then on: what takes seconds to import is imported in
+``main``. The rest is in ``vit_cnn/start.py``. Exit codes: ``vit_cnn/errors.py``.
 """
 
 import contextlib

@@ -75,12 +75,13 @@ def watched(trial: "Trial", known: int, run_dir: Path, pruned: threading.Event) 
     is_over = threading.Event()
 
     def watch() -> None:
-        reported = known
+        reported, is_behind = known, False
         while not is_over.wait(SECONDS):
             accuracies = validation_accuracies(run_dir)
             for step, accuracy in enumerate(accuracies[reported:], start=reported + 1):
                 trial.report(accuracy, step)
-            if len(accuracies) > reported and trial.should_prune():
+            is_behind = is_behind or (len(accuracies) > reported and trial.should_prune())
+            if is_behind and signal.getsignal(signal.SIGTERM) is not answer:  # the loop has begun, and will hear it
                 pruned.set()
                 signal.raise_signal(signal.SIGTERM)  # which the loop answers as it does Ctrl-C
                 return

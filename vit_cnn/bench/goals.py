@@ -25,7 +25,7 @@ from vit_cnn.bench.__main__ import show, write
 from vit_cnn.bench.measure import Row
 from vit_cnn.config import composed
 from vit_cnn.data import Dataset
-from vit_cnn.errors import exit_with_code
+from vit_cnn.errors import exit_with_code, for_child
 from vit_cnn.machine import device_name, versions
 
 FAST = ["trainer=gpu", "trainer.compile=true", "trainer.cuda_graph=true", "wandb.mode=disabled"]
@@ -98,7 +98,7 @@ def main() -> None:
 def trained(overrides: list[str], run_dir: Path, *, limit: float) -> list[dict[str, Any]]:
     """The lines of metrics of a run; after ``limit`` seconds it is stopped."""
     command = [sys.executable, "-m", "vit_cnn.train", *overrides, f"hydra.run.dir={run_dir}"]
-    process = subprocess.Popen(command, stdout=sys.stderr)
+    process = subprocess.Popen(command, stdout=sys.stderr, env=for_child())
     try:
         process.wait(timeout=limit)
     except subprocess.TimeoutExpired:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from vit_cnn.errors import for_child
 from vit_cnn.training.cuda_graph import WARM_UP
 
 Row = dict[str, Any]
@@ -54,7 +55,8 @@ def spread(times: list[float]) -> Row:
 def command_seconds(arguments: list[str], until: Path | None = None) -> float:
     """Seconds of ``python -m vit_cnn.train`` to its end, or until there is something in the file ``until``."""
     started = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "vit_cnn.train", *arguments], stdout=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "vit_cnn.train", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=for_child())
     while process.poll() is None and not (until and until.exists() and until.stat().st_size):
         time.sleep(0.005)
     seconds = time.perf_counter() - started

@@ -17,7 +17,7 @@ import torch
 
 from vit_cnn.bench.__main__ import show, write
 from vit_cnn.bench.measure import Row
-from vit_cnn.errors import Failed, exit_with_code
+from vit_cnn.errors import Failed, exit_with_code, for_child
 from vit_cnn.machine import device_name
 
 NETWORKS = ("vit", "cnn")
@@ -46,13 +46,13 @@ def main() -> None:
         gradients = 4 * alone["params"]  # bytes, in fp32
         seconds, seconds_share = step_seconds(alone), step_seconds(share)
         for kind, result, one in (("strong", strong, seconds_share), ("weak", weak, seconds)):
-            images = 1 if kind == "strong" else number  # batches in a step
-            row: Row = {"network": network, "scaling": kind, "processes": number, "batch": batch * images}
+            batches = 1 if kind == "strong" else number  # of ``batch`` images, in a step
+            row: Row = {"network": network, "scaling": kind, "processes": number, "batch": batch * batches}
             row |= {"ms_of_one": round(1000 * seconds, 1), "ms": round(1000 * step_seconds(result), 1)}
-            row["speed_up"] = round(images * seconds / step_seconds(result), 2)
+            row["speed_up"] = round(batches * seconds / step_seconds(result), 2)
             for gbit in GBITS:
                 expected = one + transfer_seconds(gradients, number, gbit)
-                row[f"expected_at_{gbit}_gbit"] = round(images * seconds / expected, 2)
+                row[f"expected_at_{gbit}_gbit"] = round(batches * seconds / expected, 2)
             rows.append(row)
     machine = f"{device_name(torch.device('cpu')).rsplit(',', 1)[0]}, {threads} threads a process"
     write(arguments.out, rows, machine if not torch.cuda.is_available() else device_name(torch.device("cuda")))
@@ -70,7 +70,7 @@ def trained(overrides: list[str], *, processes: int, threads: int, steps: int) -
         short = ["data=digits", f"max_steps={steps}", f"trainer.log_every={LINE}", f"hydra.run.dir={folder}/run"]
         command = [*launcher, "-m", "vit_cnn.train", *short, "wandb.mode=disabled", *overrides]
         ended = subprocess.run(
-            command, env=os.environ | {"OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True
+            command, env=for_child() | {"OMP_NUM_THREADS": str(threads)}, capture_output=True, text=True
         )
         if ended.returncode:
             told = [line for line in ended.stderr.splitlines() if line.startswith("error: ")]

@@ -4,7 +4,6 @@ import ctypes
 import hashlib
 import itertools
 import re
-import sys
 from datetime import datetime
 from pathlib import Path
 
@@ -20,7 +19,7 @@ LONGEST_NAME = 120  # bytes of a job's folder; file systems end at 255
 def auto_trainer() -> str:
     """``gpu`` where a CUDA driver sees a device, else ``cpu``. Asks the driver: importing torch takes seconds."""
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver = ctypes.CDLL("libcuda.so.1")
         count = ctypes.c_int(0)
         sees_device = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
         return "gpu" if sees_device else "cpu"

@@ -1,4 +1,4 @@
-"""What a run folder may have called: its config names functions, and the folder may come from a stranger.
+"""Which functions a run folder may call: its config names them, and the folder may come from a stranger.
 
 Whoever writes a command trusts what it names. Of a config that is read back, only what this package ships is called
 unasked, and what the user names beside it: ``trust=my_package``, ``--trust my_package`` or ``VIT_CNN_TRUST``.
@@ -22,7 +22,7 @@ TORCHVISION = "torchvision.models."
 
 AROUND = (PERMUTED, "vit_cnn.models.hybrid.Hybrid")  # networks with one of ours inside
 
-ALLOWED = {
+ALLOWED = {  # ours are here, too, so that most configs are checked without importing torch
     "model": {
         "vit_cnn.models.ViT", "vit_cnn.models.vit.ViT", "vit_cnn.models.CNN", "vit_cnn.models.cnn.CNN",
         "timm.create_model", f"{TORCHVISION}get_model", *AROUND,
@@ -56,8 +56,8 @@ def check_trusted(config: dict[str, Any], trust: str, *, source: object) -> None
             package = package_of(target)
             raise Refused(
                 f"{source}: {key}={value} is not called unasked, since a run folder may come from anybody. If you "
-                f"trust that code, add trust={package} (predict and report: --trust {package}; elsewhere: "
-                f"VIT_CNN_TRUST={package})"
+                f"trust that code, add trust={package} (predict, report, export and play: "
+                f"--trust {package}; elsewhere: VIT_CNN_TRUST={package})"
             )
         if EVERYTHING not in names and key.endswith("_target_"):
             check_home(target, source=source, key=key)

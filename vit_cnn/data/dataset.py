@@ -23,7 +23,7 @@ class Split:
     Attributes:
         images: uint8 [n, c, h, w].
         labels: int64 [n].
-        indices: int64 [n], positions in the source's own images, those of training for a split taken from them.
+        indices: int64 [n], positions in the source's own images; of a split taken from training, in those of training.
     """
 
     images: Tensor
@@ -55,7 +55,8 @@ class Dataset:
         classes: names, by label.
         train, val, test: the splits.
         mean, std: float32 [c], of the training split's pixels scaled to [0, 1].
-        fingerprint: hash of the images and the split; equal fingerprints mean comparable results.
+        fingerprint: hash of the source's images and of the split; of a folder's files, not of the size to which they
+            are brought.
         skipped: files that were left out since they could not be read.
     """
 

@@ -18,7 +18,7 @@ def main() -> None:
         epilog="example: vit-cnn export runs/first --format onnx torch --out first",
     )
     parser.add_argument("run", metavar="RUN", type=Path, help="run folder")
-    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="folder to write; must not exist")
+    parser.add_argument("--out", metavar="FOLDER", type=Path, required=True, help="folder to write; new or empty")
     parser.add_argument(
         "--format",
         nargs="+",

@@ -42,6 +42,7 @@ class CNN(nn.Module):
 def convolution_pair(c_in: int, c_between: int, c_out: int) -> list[nn.Module]:
     """Two 3×3 convolutions, then half the size: [b, c_in, 2h, 2w] → [b, c_out, h, w].
 
+    One batch norm for both, behind the pooling, as in the deck; so the convolutions keep their biases.
     The second ReLU stands behind the pooling: the largest of four values cut off at 0 is the largest of the four, cut
     off at 0. The same bits, forward and backward, for a quarter of the work.
     """

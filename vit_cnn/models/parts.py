@@ -13,13 +13,16 @@ def parts_of(model: nn.Module) -> list[tuple[str, ...]]:
     """Beginnings of parameter names: what stands before the blocks, each block, what follows them.
 
     Blocks are a ViT's transformer blocks and a CNN's pairs of convolutions. Where a network stands around one of them,
-    its own layers belong to what stands before.
+    its own layers and parameters belong to what stands before.
 
     Raises:
         Refused: it is another network.
     """
     inner = getattr(model, "network", model)
-    within, around = ("", ()) if inner is model else ("network.", ("stem.",))
+    within, around = "", []
+    if inner is not model:
+        within, around = "network.", [f"{name}." for name, _ in model.named_children() if name != "network"]
+        around += [name for name, _ in model.named_parameters(recurse=False)]
     if isinstance(inner, ViT):
         first = [f"{within}{name}" for name in ("embed_patches.", "cls_token", "positions")]
         blocks = [[f"{within}blocks.{number}."] for number in range(len(inner.blocks))]

@@ -1,7 +1,9 @@
 """How large a network is: the size table of a training start, parameters and floating-point operations."""
 
+import contextlib
 import copy
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -45,7 +47,7 @@ def layers_of(model: nn.Module, images: Tensor, *, every_layer: bool = False) ->
 
     hooks = [module.register_forward_hook(record(name)) for name, module in chosen.items()]
     was_training = model.training
-    with torch.no_grad():
+    with torch.no_grad(), whole(model):
         model.eval()(images)
     model.train(was_training)
     for hook in hooks:
@@ -54,6 +56,20 @@ def layers_of(model: nn.Module, images: Tensor, *, every_layer: bool = False) ->
         Layer(name or "network", type(module).__name__, count(module), *sizes.get(name, ([], [])))
         for name, module in chosen.items()
     ]
+
+
+@contextlib.contextmanager
+def whole(model: nn.Module) -> Iterator[None]:
+    """A ViT in it computes all tokens of its last block, too, though nothing but CLS reaches the head."""
+    vits = [module for module in model.modules() if isinstance(module, ViT)]
+    before = [vit.only_cls_at_the_end for vit in vits]
+    for vit in vits:
+        vit.only_cls_at_the_end = False
+    try:
+        yield
+    finally:
+        for vit, was in zip(vits, before, strict=True):
+            vit.only_cls_at_the_end = was
 
 
 def size_of(values: Any) -> list[int]:
@@ -93,13 +109,10 @@ def flops_per_image(model: nn.Module, image: Tensor, *, in_training: bool = Fals
     Args:
         in_training: count what training does, which leaves patches out where there is patch dropout.
     """
-    whole = copy.deepcopy(model).train(in_training)
-    for module in whole.modules():
-        if isinstance(module, ViT):
-            module.only_cls_at_the_end = False
+    copied = copy.deepcopy(model).train(in_training)
     devices = [image.device] if image.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices), FlopCounterMode(display=False) as counter:
-        whole(image.repeat(2, 1, 1, 1))  # batch norm refuses to train on one
+    with torch.no_grad(), whole(copied), torch.random.fork_rng(devices), FlopCounterMode(display=False) as counter:
+        copied(image.repeat(2, 1, 1, 1))  # batch norm refuses to train on one
     return counter.get_total_flops() // 2
 
 

@@ -3,8 +3,8 @@
 Dosovitskiy et al., "An Image is Worth 16x16 Words", ICLR 2021, https://arxiv.org/abs/2010.11929, in the small
 pre-norm form for 32×32 images.
 
-Axes: ``b`` batch, ``c`` channels, ``h w`` patch grid, ``n`` tokens (CLS first, then h·w patches), ``d`` width,
-``p1 p2`` pixels in a patch, ``heads`` attention heads.
+Axes: ``b`` batch, ``c`` channels, ``h w`` patch grid, ``n`` tokens (CLS first, then h·w patches), ``d`` width
+of a token, ``p1 p2`` pixels in a patch, ``heads`` attention heads, ``dh`` width of a head.
 """
 
 import torch
@@ -39,7 +39,7 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.to_qkv = Linear(embed_dim, 3 * embed_dim)
         self.dropout = Dropout(dropout)
-        self.project = Linear(embed_dim, embed_dim)
+        self.project = Linear(embed_dim, embed_dim)  # without dropout behind it, as in the deck
 
     def forward(self, tokens: Tensor) -> Tensor:
         q, k, v = self.queries_keys_values(tokens)
@@ -48,7 +48,7 @@ class Attention(nn.Module):
             mixed = F.scaled_dot_product_attention(q, k, v, dropout_p=rate)
         else:
             mixed = self.dropout(attention_weights(q, k)) @ v
-        return self.project(rearrange(mixed, "b heads n d -> b n (heads d)"))
+        return self.project(rearrange(mixed, "b heads n dh -> b n (heads dh)"))
 
     def weights(self, tokens: Tensor) -> Tensor:
         """What ``forward`` mixes by: [b, heads, n, n]; a row holds what one token looks at and sums to 1."""
@@ -56,8 +56,8 @@ class Attention(nn.Module):
         return attention_weights(q, k)
 
     def queries_keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Each [b, heads, n, d / heads]."""
-        q, k, v = rearrange(self.to_qkv(tokens), "b n (qkv heads d) -> qkv b heads n d", qkv=3, heads=self.num_heads)
+        """Each [b, heads, n, dh]."""
+        q, k, v = rearrange(self.to_qkv(tokens), "b n (qkv heads dh) -> qkv b heads n dh", qkv=3, heads=self.num_heads)
         return q, k, v
 
     def for_cls(self, tokens: Tensor) -> Tensor:
@@ -67,18 +67,18 @@ class Attention(nn.Module):
         the weights of the keys, (Wx)·q = x·(Wᵀq); instead of a value for each, their weighted mean goes through those
         of the values. A hundredth of the operations give the same numbers up to rounding.
         """
-        w_q, w_k, w_v = rearrange(self.to_qkv.weight, "(qkv heads d) e -> qkv heads d e", qkv=3, heads=self.num_heads)
-        b_q, b_k, b_v = rearrange(self.to_qkv.bias, "(qkv heads d) -> qkv heads d", qkv=3, heads=self.num_heads)
-        q = (einsum(tokens[:, 0], w_q, "b e, heads d e -> b heads d") + b_q) * w_q.shape[1] ** -0.5
-        scores = einsum(q, w_k, "b heads d, heads d e -> b heads e") @ tokens.transpose(1, 2)
+        w_q, w_k, w_v = rearrange(self.to_qkv.weight, "(qkv heads dh) d -> qkv heads dh d", qkv=3, heads=self.num_heads)
+        b_q, b_k, b_v = rearrange(self.to_qkv.bias, "(qkv heads dh) -> qkv heads dh", qkv=3, heads=self.num_heads)
+        q = (einsum(tokens[:, 0], w_q, "b d, heads dh d -> b heads dh") + b_q) * w_q.shape[1] ** -0.5
+        scores = einsum(q, w_k, "b heads dh, heads dh d -> b heads d") @ tokens.transpose(1, 2)
         weights = self.dropout((scores + (q * b_k).sum(dim=-1, keepdim=True)).softmax(dim=-1))
-        mixed = einsum(weights @ tokens, w_v, "b heads e, heads d e -> b heads d")
+        mixed = einsum(weights @ tokens, w_v, "b heads d, heads dh d -> b heads dh")
         mixed = mixed + weights.sum(dim=-1, keepdim=True) * b_v
-        return self.project(rearrange(mixed, "b heads d -> b 1 (heads d)"))
+        return self.project(rearrange(mixed, "b heads dh -> b 1 (heads dh)"))
 
 
 def attention_weights(q: Tensor, k: Tensor) -> Tensor:
-    """softmax(q kᵀ / √d) of queries and keys [b, heads, n, d]: [b, heads, n, n]."""
+    """softmax(q kᵀ / √dh) of queries and keys [b, heads, n, dh]: [b, heads, n, n]."""
     return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(dim=-1)
 
 
@@ -102,16 +102,16 @@ class Block(nn.Module):
             Linear(hidden_dim, embed_dim),
             Dropout(dropout),
         )
-        self.skip = StochasticDepth(stochastic_depth)
+        self.stochastic_depth = StochasticDepth(stochastic_depth)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.skip(self.attention(self.norm1(tokens)))
-        return tokens + self.skip(self.mlp(self.norm2(tokens)))
+        tokens = tokens + self.stochastic_depth(self.attention(self.norm1(tokens)))
+        return tokens + self.stochastic_depth(self.mlp(self.norm2(tokens)))
 
     def for_cls(self, tokens: Tensor) -> Tensor:
         """The CLS token of ``forward`` alone: [b, n, d] → [b, 1, d]."""
-        cls = tokens[:, :1] + self.skip(self.attention.for_cls(self.norm1(tokens)))
-        return cls + self.skip(self.mlp(self.norm2(cls)))
+        cls = tokens[:, :1] + self.stochastic_depth(self.attention.for_cls(self.norm1(tokens)))
+        return cls + self.stochastic_depth(self.mlp(self.norm2(cls)))
 
 
 class ViT(nn.Module):
@@ -211,7 +211,7 @@ class ViT(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         tokens = self.embed(images)
         *others, last = self.blocks
-        assert isinstance(last, Block)
+        assert isinstance(last, Block)  # for the type checker, to which any module may stand in a list
         for block in others:
             tokens = block(tokens)
         tokens = last.for_cls(tokens) if self.only_cls_at_the_end else last(tokens)

@@ -116,7 +116,7 @@ def from_data_set(stage: Stage, seen: list[Any], outputs: list[Any]) -> None:
     last = len(gallery.images) - 1
     picks: list[tuple[str, Callable[[Shown], Shown]]] = [
         ("← Back", lambda shown: gallery.show((shown.place or 0) - 1)),
-        ("Next →", lambda shown: gallery.show(-1 if shown.place is None else shown.place + 1)),
+        ("Next →", lambda shown: gallery.show(0 if shown.place is None else shown.place + 1)),
         ("Any", lambda shown: gallery.show(random.randint(0, last))),
     ]
     with gr.Row():

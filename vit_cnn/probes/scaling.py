@@ -4,8 +4,8 @@ The steps are the same, since with the same epochs few images would mean a short
 n^-b over n images, is fitted to each network; its exponent b says how fast the error falls.
 
 Prediction: what is built in need not be learned, so the CNN leads most where there are few images, and the ViT's
-error falls faster (a larger b): the gap shrinks. At fixed epochs others had 18 points of it at 10 % of CIFAR-10 and
-9 at 100 % (rokcpla2/CNN-vs-ViT). The two do not cross within 45,000 images.
+error falls faster (a larger b): the gap shrinks. At fixed epochs others measured a gap of 18 points at 10 % of CIFAR-10
+and of 9 at 100 % (rokcpla2/CNN-vs-ViT). The two do not cross within 45,000 images.
 """
 
 from typing import Any

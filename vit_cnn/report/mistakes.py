@@ -51,7 +51,7 @@ def add_calibration(page: Page, predictions: Predictions, colours: dict[str, str
     page.section(
         "Calibration",
         "Is 80 % sure right in 80 % of cases? Temperature scaling divides the logits by a number fitted on validation; "
-        "none is given where a seed gets every validation image right, since then the colder the better without end.",
+        "none is given where a seed gets every validation image right, since then every lower one would be better.",
     )
     rows = []
     for label, group in predictions.items():

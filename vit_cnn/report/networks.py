@@ -18,7 +18,8 @@ from vit_cnn.run.trained import TrainedRun, load_run
 def add_data(page: Page, runs: list[Run], data: Dataset | None) -> None:
     page.section("Images and networks")
     if data:
-        counts = f"{len(data.train):,} training, {len(data.val):,} validation and {len(data.test):,} test images"
+        about = data.describe()
+        counts = f"{about['train']:,} training, {about['val']:,} validation and {about['test']:,} test images"
         page.text(f"{data.name} ({data.source}): {counts}, fingerprint {data.fingerprint}.")
         rows = min(10, len(data.classes))
         chosen = [(data.train.labels == label).nonzero()[:10, 0] for label in range(rows)]

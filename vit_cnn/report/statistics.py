@@ -63,7 +63,7 @@ def cross_entropy(logits: Array, labels: Array) -> float:
 def fit_temperature(logits: Array, labels: Array) -> float | None:
     """The temperature by which to divide logits [n, k] for the least cross-entropy (Guo et al.).
 
-    ``None`` where there is none from 0.05 to 20: where every image is right, the colder the better without end.
+    ``None`` where there is none from 0.05 to 20: where every image is right, every lower one would be better.
     """
     logits = logits.astype(np.float64)
     bounds = np.log([0.05, 20])

@@ -11,5 +11,6 @@
 ``test_looks.jsonl``       a line for each look at the test images
 ``.hydra/config.yaml``     the resolved config; ``.hydra/lock`` while a process writes
 ``train.log``              what was said, and ``status.json`` how the run stands
+``traceback.txt``          where it failed; ``skipped.txt``: files of images that cannot be read
 ========================== =========================================================================================
 """

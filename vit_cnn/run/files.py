@@ -32,7 +32,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-        remove(temporary)
+        remove(temporary)  # before the free space is looked at
         raise Failed(
             f"{path} cannot be written: {why(error, path, write)}; what stood there before is whole"
         ) from error

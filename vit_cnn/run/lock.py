@@ -62,7 +62,7 @@ def opened(path: Path) -> IO[str]:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = open(path, "a+")
             lock(file, path)
-            if file.seek(0) == 0 and is_the_one_at(path, file):  # else its last owner has just removed it
+            if is_the_one_at(path, file):  # else its last owner has just removed it
                 with contextlib.suppress(OSError):  # a full disk, which is told where something has to be written
                     os.ftruncate(file.fileno(), 0)
                     os.write(file.fileno(), f"process {os.getpid()} on {socket.gethostname()}".encode())

@@ -13,7 +13,7 @@ FILE = "test_looks.jsonl"  # a line for each look
 
 
 def note_look(run_dir: Path, by: str) -> None:
-    """Count a look at the test images, before it is taken; ``by`` says which command looks."""
+    """Count a look at the test images, before anything of it is told; ``by`` says which command looks."""
     if not is_first():
         return
     try:

@@ -9,16 +9,17 @@ from vit_cnn.errors import Stopped
 from vit_cnn.processes.together import any_of, here
 from vit_cnn.run.display import RunDisplay
 
-# What Slurm sends before a job's time is over (not on Windows). Submitit then puts the job into the queue again.
-OUT_OF_TIME = getattr(signal, "SIGUSR2", None)
+# What Slurm sends before a job's time is over. Submitit then puts the job into the queue again.
+OUT_OF_TIME = signal.SIGUSR2
 
-HANG_UP = getattr(signal, "SIGHUP", None)  # the terminal was closed; ``nohup`` lets it be ignored
+HANG_UP = signal.SIGHUP  # the terminal was closed; ``nohup`` lets it be ignored
 
 
 class StopSignal:
     """Within the ``with`` block, a first signal sets ``requested`` and is answered; a second ends the block at once.
+    (Not where several processes train: these wait for each other.)
 
-    ``OUT_OF_TIME`` stops as well where somebody waits for it, who gets it at the end of a block that was stopped.
+    If a handler is installed for ``OUT_OF_TIME``, that signal stops too, and the handler gets it after the block.
 
     Args:
         command: what goes on with the run, for the message of a second Ctrl-C.
@@ -43,9 +44,9 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         numbers = [signal.SIGINT, signal.SIGTERM]
-        if OUT_OF_TIME and callable(signal.getsignal(OUT_OF_TIME)):
+        if callable(signal.getsignal(OUT_OF_TIME)):
             numbers.append(OUT_OF_TIME)
-        if HANG_UP and signal.getsignal(HANG_UP) != signal.SIG_IGN:
+        if signal.getsignal(HANG_UP) != signal.SIG_IGN:
             numbers.append(HANG_UP)
         if threading.current_thread() is threading.main_thread():  # Python allows handlers nowhere else
             self.previous = {number: signal.signal(number, self.request) for number in numbers}
@@ -55,8 +56,8 @@ class StopSignal:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.restore()
-        if kind and self.number and self.number == OUT_OF_TIME:
-            signal.raise_signal(self.number)
+        if kind and self.number == OUT_OF_TIME:
+            signal.raise_signal(OUT_OF_TIME)
         if kind is KeyboardInterrupt:
             raise Stopped("Stopped at once; the last checkpoint is kept.", self.command) from error
 

@@ -30,7 +30,7 @@ def load_config(run_dir: Path, *, device: str, trust: str = "") -> DictConfig:
         Refused: it is not a run folder, it would call what is not trusted, or there is no such device.
     """
     if not (run_dir / FILE).is_file():
-        raise Refused(f"run={run_dir} is not a run folder: it has no {FILE}")
+        raise Refused(f"{run_dir} is not a run folder: it has no {FILE}")
     cfg = read_config(run_dir, trust=trust)
     kind = cfg.trainer.device.partition(":")[0]
     if device == "auto":

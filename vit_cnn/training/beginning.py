@@ -65,10 +65,11 @@ def check_same_network(source: Source, here: dict[str, Any]) -> None:
     if names[0] != names[1]:
         raise Refused(f"init={source.path} is a {names[0]}, and model here is a {names[1]}")
     there, here = flat(source.model), flat(here)
+    may_differ = MAY_DIFFER - {"patch_size"} if "permute" in here else MAY_DIFFER  # its order is one of these patches
     differences = [
         f"{key} is {there.get(key, 'not set')} there and {here.get(key, 'not set')} here"
         for key in sorted(there | here)
-        if there.get(key) != here.get(key) and key.rpartition(".")[2] not in MAY_DIFFER
+        if there.get(key) != here.get(key) and key.rpartition(".")[2] not in may_differ
     ]
     if differences:
         raise Refused(f"init={source.path} does not fit the model: {'; '.join(differences)}")

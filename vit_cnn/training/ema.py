@@ -11,7 +11,7 @@ from torch import nn
 class WeightAverage:
     """Exponential moving average of a network's weights, and of its batch norms' statistics.
 
-    After ``t`` updates an update keeps min(``decay``, (1 + t) / (10 + t)) of the average: a warm-up, since the first
+    Update number ``t`` keeps min(``decay``, (1 + t) / (10 + t)) of the average: a warm-up, since the first
     weights are not worth keeping. Since that share changes, and a CUDA graph would fix it, an update is not part of a
     captured step.
 
@@ -36,8 +36,10 @@ class WeightAverage:
     def in_use(self) -> Iterator[None]:
         """The network has the average as its weights, and gets its own ones back."""
         self.swap()
-        yield
-        self.swap()
+        try:
+            yield
+        finally:
+            self.swap()
 
     def swap(self) -> None:
         kept = [tensor.clone() for tensor in self.weights]

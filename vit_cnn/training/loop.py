@@ -198,8 +198,8 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
     write_atomically(run_dir / ".hydra" / "config.yaml", lambda file: file.write(OmegaConf.to_yaml(cfg).encode()))
     remove(run_dir / "result.json")  # its presence means that the run has finished
     example = normalise(data.train.images[: cfg.recipe.batch_size], data.mean, data.std)
-    # Runs the network eagerly, which has to come before any captured step: Dynamo compiles anew where nothing ran
-    # before, and cannot do so within a capture.
+    # Makes one plain pass, which has to come before any captured step: else Dynamo would compile again at the first
+    # real one, which is impossible within a capture.
     console.print(size_table(model, example, every_layer=cfg.layers))
     about = data.describe()
     counts = f"{about['train']} training, {about['val']} validation, {about['test']} test images"

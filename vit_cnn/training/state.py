@@ -199,7 +199,7 @@ def progress_in(saved: dict[str, Any] | None) -> Progress:
 def not_finite(what: str, step: int) -> str:
     """The message of a run that blew up."""
     return (
-        f"the {what} at step {step}; last.pt and best.pt hold the last good weights. "
+        f"the {what} at step {step}; last.pt holds the last good weights. "
         "Try a lower recipe.optimizer.lr, a longer warm-up or recipe.grad_clip=1"
     )
 
