@@ -24,7 +24,7 @@ from rich.table import Table
 from torch import Tensor
 
 from vit_cnn import config
-from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, without
+from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, params_of, without
 from vit_cnn.config.network import build_network
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
@@ -115,8 +115,7 @@ def estimate(overrides: list[str]) -> float:
 
 def jobs_in(command: list[str]) -> dict[str, list[str]]:
     """The jobs of a command line, with what its experiment sweeps: the overrides of each, under what tells it apart."""
-    single = [override.input_line or "" for override in overrides_of(None, command) if not override.is_sweep_override()]
-    params = compose("config", overrides=single, return_hydra_config=True).hydra.sweeper.params
+    params = params_of(command)
     overrides = overrides_of(params, command)
     constant = constant_keys(params, overrides)
     return {" ".join(without(constant, job) or job): job for job in jobs_of(overrides)}

@@ -2,9 +2,16 @@
 
 from typing import Any
 
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+
+
+def params_of(command: list[str]) -> Any:
+    """What the experiment of a command line sweeps by itself: its ``hydra.sweeper.params``."""
+    single = [each.input_line or "" for each in overrides_of(None, command) if not each.is_sweep_override()]
+    return compose("config", overrides=single, return_hydra_config=True).hydra.sweeper.params
 
 
 def overrides_of(params: Any, command: list[str]) -> list[Override]:

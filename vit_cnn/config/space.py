@@ -6,7 +6,7 @@ from hydra import compose
 from hydra.core.override_parser.types import IntervalSweep, Override
 
 from vit_cnn.config.checks import check
-from vit_cnn.config.grid import overrides_of
+from vit_cnn.config.grid import overrides_of, params_of
 from vit_cnn.errors import Refused
 
 if TYPE_CHECKING:
@@ -24,10 +24,8 @@ def read_space(command: list[str]) -> tuple[list[str], "dict[str, BaseDistributi
     Raises:
         Refused: there is nothing to search, or a value at an end of what is searched is not allowed.
     """
-    single = [each.input_line or "" for each in overrides_of(None, command) if not each.is_sweep_override()]
-    params = compose("config", overrides=single, return_hydra_config=True).hydra.sweeper.params
     # Of several for the same key, the last one holds.
-    found: dict[str, Override] = {each.key_or_group: each for each in overrides_of(params, command)}
+    found: dict[str, Override] = {each.key_or_group: each for each in overrides_of(params_of(command), command)}
     space = {key: distribution(each) for key, each in found.items() if each.is_sweep_override()}
     fixed = [each.input_line or "" for each in found.values() if not each.is_sweep_override()]
     if not space:

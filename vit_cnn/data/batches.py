@@ -37,9 +37,7 @@ def seed_of(purpose: int, *numbers: int) -> int:
         purpose: ``ORDER``, ``AUGMENTATION``, … : the hash pads with zeros, so that without it an epoch's order and its
             batch 0 would draw the same stream.
     """
-    return (
-        int(np.random.SeedSequence((purpose, *numbers)).generate_state(1, np.uint64)[0]) >> 1
-    )
+    return int(np.random.SeedSequence((purpose, *numbers)).generate_state(1, np.uint64)[0]) >> 1
 
 
 def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:

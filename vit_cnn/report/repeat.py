@@ -12,11 +12,11 @@ from vit_cnn.config.paste import in_hydra_grammar
 from vit_cnn.config.schema import NO_FIGURE, flat
 from vit_cnn.report.groups import by_label, device_of
 from vit_cnn.report.page import Page
+from vit_cnn.run.config import GROUPS
 from vit_cnn.run.reading import Run
 from vit_cnn.run.result import nested
 
-GROUPS = ("model", "data", "recipe", "trainer")
-CHANGES_NOTHING = (*NO_FIGURE, "data.cache")  # beginnings of keys
+NOT_IN_A_COMMAND = (*NO_FIGURE, "data.cache")  # beginnings of keys
 SHORT = 12  # digits of a commit
 
 
@@ -45,7 +45,7 @@ def add_groups(page: Page, runs: list[Run]) -> None:
 
 
 def settings_of(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in flat(config).items() if not key.startswith((*CHANGES_NOTHING, "seed"))}
+    return {key: value for key, value in flat(config).items() if not key.startswith((*NOT_IN_A_COMMAND, "seed"))}
 
 
 def commit_of(result: dict[str, Any]) -> str:

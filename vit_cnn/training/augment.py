@@ -63,26 +63,26 @@ class Augmentation:
             a padded crop moves: ``shift`` [b, 2]. How much of each operation of a policy: ``amounts``
             [b, stages, operations].
         """
-        recipe, mixing, b = self.recipe.augment, self.recipe.mixing, len(chosen)
+        augment, mixing, b = self.recipe.augment, self.recipe.mixing, len(chosen)
         generator = seeded(AUGMENTATION, self.seed, epoch, batch)
         uniform = functools.partial(torch.rand, generator=generator)
         whole = functools.partial(torch.randint, generator=generator)
         draws = {}
-        if recipe.crop_scale is not None:
+        if augment.crop_scale is not None:
             draws["window"] = uniform(4, b).T
-        if recipe.crop_padding:
-            draws["shift"] = whole(0, 2 * recipe.crop_padding + 1, (2, b)).T
-        if recipe.flip == "alternating":
+        if augment.crop_padding:
+            draws["shift"] = whole(0, 2 * augment.crop_padding + 1, (2, b)).T
+        if augment.flip == "alternating":
             draws["flip"] = self.mirrored[chosen] ^ (epoch % 2 == 1)
-        elif recipe.flip:
+        elif augment.flip:
             draws["flip"] = uniform(b) < 0.5
-        if recipe.policy is not None:
+        if augment.policy is not None:
             amounts, probability = self.policy
             row = whole(0, len(amounts), (b,))
             done = uniform(b, amounts.shape[1]) < probability[row]
             draws["amounts"] = amounts[row] * done[..., None]
-        if recipe.erasing_probability:
-            draws["erased"] = uniform(b) < recipe.erasing_probability
+        if augment.erasing_probability:
+            draws["erased"] = uniform(b) < augment.erasing_probability
             draws["erasing"] = uniform(4, b).T
         if mixing.probability:
             steps_per_epoch = len(self.data.train) // self.recipe.batch_size
@@ -101,22 +101,22 @@ class Augmentation:
         Returns:
             Images float32 [b, c, h, w]; targets, which are the labels, or with mixing shares [b, classes]; and labels.
         """
-        recipe, data = self.recipe.augment, self.data
+        augment, data = self.recipe.augment, self.data
         if "amounts" in draws:
-            images = move(images.float(), draws, recipe)
+            images = move(images.float(), draws, augment)
             for stage in draws["amounts"].unbind(dim=1):
                 images = recolour(images, stage)
             images = normalise(images, data.mean, data.std)
         else:
             images = normalise(images, data.mean, data.std)
-            if recipe.crop_scale is not None:
-                images = resized_crop(images, draws["window"], recipe.crop_scale, recipe.crop_ratio)
-            if recipe.crop_padding:
-                images = padded_crop(images, draws["shift"], recipe.crop_padding)
+            if augment.crop_scale is not None:
+                images = resized_crop(images, draws["window"], augment.crop_scale, augment.crop_ratio)
+            if augment.crop_padding:
+                images = padded_crop(images, draws["shift"], augment.crop_padding)
             if "flip" in draws:
                 images = mirror(images, draws["flip"])
         if "erasing" in draws:
-            images = erase(images, draws["erased"], draws["erasing"], recipe.erasing_area, recipe.erasing_ratio)
+            images = erase(images, draws["erased"], draws["erasing"], augment.erasing_area, augment.erasing_ratio)
         if "mixing" in draws:
             h, w = images.shape[-2:]
             share = shares(draws["mixed"], draws["mixing"], self.quantiles, self.recipe.mixing, h=h, w=w)

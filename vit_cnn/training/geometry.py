@@ -76,7 +76,7 @@ def extents(area: Tensor, log_ratio: Tensor, scale: list[float], ratio: list[flo
     return (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
 
 
-def move(images: Tensor, draws: dict[str, Tensor], recipe: Augment) -> Tensor:
+def move(images: Tensor, draws: dict[str, Tensor], augment: Augment) -> Tensor:
     """Crop, mirror and then shear, translate or rotate each image: one grid of points, sampled once.
 
     A policy moves pixels to whole places (the nearest), and leaves black what it uncovers, as torchvision does; what a
@@ -105,15 +105,15 @@ def move(images: Tensor, draws: dict[str, Tensor], recipe: Augment) -> Tensor:
     if "flip" in draws:
         x = torch.where(draws["flip"][:, None, None], -x, x)
     if "shift" in draws:
-        down, right = (draws["shift"] - recipe.crop_padding)[..., None, None].unbind(dim=1)
+        down, right = (draws["shift"] - augment.crop_padding)[..., None, None].unbind(dim=1)
         x, y = x + right, y + down
-    if recipe.crop_scale is not None:
+    if augment.crop_scale is not None:
         width, height, centre_x, centre_y = (
-            each[:, None, None] for each in windows(draws["window"], recipe.crop_scale, recipe.crop_ratio)
+            each[:, None, None] for each in windows(draws["window"], augment.crop_scale, augment.crop_ratio)
         )
         x, y = x * width + centre_x * (w / 2), y * height + centre_y * (h / 2)
     grid = torch.stack([x / ((w - 1) / 2), y / ((h - 1) / 2)], dim=-1)
-    mode = "nearest" if recipe.crop_scale is None else "bilinear"
+    mode = "nearest" if augment.crop_scale is None else "bilinear"
     # With aligned corners a reflection does not repeat the border, as in padded_crop.
     sampled = F.grid_sample(images, grid, mode=mode, padding_mode="reflection", align_corners=True)
     return torch.where(covered[:, None], sampled, 0)

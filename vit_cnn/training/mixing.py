@@ -44,7 +44,7 @@ def one_hot(labels: Tensor, num_classes: int) -> Tensor:
     return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
 
 
-def shares(mixed: Tensor, drawn: Tensor, quantiles: Tensor, recipe: Mixing, *, h: int, w: int) -> Tensor:
+def shares(mixed: Tensor, drawn: Tensor, quantiles: Tensor, mixing: Mixing, *, h: int, w: int) -> Tensor:
     """How much of the other image there is in each pixel, [b, 1, h, w]; 0 in an image that is not mixed.
 
     CutMix (Yun et al., 2019, https://arxiv.org/abs/1905.04899) takes a rectangle from it, which may hang over the
@@ -56,7 +56,7 @@ def shares(mixed: Tensor, drawn: Tensor, quantiles: Tensor, recipe: Mixing, *, h
         quantiles: of the shares that CutMix and MixUp leave to the image itself, [2, QUANTILES + 1].
     """
     kind, level, x, y = drawn.unbind(dim=1)
-    by_cutmix = kind < recipe.switch_probability
+    by_cutmix = kind < mixing.switch_probability
     kept = torch.where(by_cutmix, quantile(quantiles[0], level), quantile(quantiles[1], level))
     half = (1 - kept).sqrt() / 2
     rows, columns = around(y, half, h), around(x, half, w)

@@ -13,47 +13,51 @@ from vit_cnn.training.muon import MuonAndAdamW
 
 
 def build_optimizer(
-    model: nn.Module, recipe: Optimizer, state: dict[str, Any] | None = None, *, scales: dict[str, float] | None = None
+    model: nn.Module,
+    settings: Optimizer,
+    state: dict[str, Any] | None = None,
+    *,
+    scales: dict[str, float] | None = None,
 ) -> torch.optim.Optimizer:
-    """The optimiser that ``recipe.name`` asks for, which changes every parameter.
+    """The optimiser that ``settings.name`` asks for, which changes every parameter.
 
     ``adamw`` (Loshchilov & Hutter, 2019, https://arxiv.org/abs/1711.05101), ``sgd`` with Nesterov momentum, or ``muon``
     for the weights between the first layer and the head and AdamW for the rest.
 
-    With ``recipe.decay_all``, weight decay acts on norms, biases, positions and CLS too, as it does in the notebook
+    With ``settings.decay_all``, weight decay acts on norms, biases, positions and CLS too, as it does in the notebook
     behind the deck; else on nothing but the weights of linear layers and convolutions.
 
     Args:
         state: what ``state_dict`` gave, on whatever device, to go on from there.
-        scales: learning rate of each parameter, by name, as a share of ``recipe.lr``; as ``layer_scales`` gives them.
+        scales: learning rate of each parameter, by name, as a share of ``settings.lr``; as ``layer_scales`` gives them.
 
     Raises:
         Refused: ``muon``, and the network has no such weights; or ``state`` is of other weights.
     """
     decayed, free = weights_and_others(model)
-    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "weight_decay": recipe.weight_decay}]
-    if not recipe.decay_all:
-        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    groups: list[dict[str, Any]] = [{"params": list(model.parameters()), "weight_decay": settings.weight_decay}]
+    if not settings.decay_all:
+        groups = [{"params": decayed, "weight_decay": settings.weight_decay}, {"params": free, "weight_decay": 0.0}]
     if scales:
         groups = [part for group in groups for part in by_scale(group, model, scales)]
-    beta1, beta2 = recipe.betas
+    beta1, beta2 = settings.betas
     optimizer: torch.optim.Optimizer
-    if recipe.name == "sgd":
+    if settings.name == "sgd":
         optimizer = torch.optim.SGD(
-            groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True
+            groups, lr=settings.lr, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=True
         )
-    elif recipe.name == "muon":
+    elif settings.name == "muon":
         if not (hidden := hidden_weights(model)):
             raise Refused("recipe.optimizer.name=muon needs layers between the first and the last: use adamw")
-        optimizer = MuonAndAdamW(hidden, groups, lr=recipe.lr, momentum=recipe.momentum, betas=(beta1, beta2))
+        optimizer = MuonAndAdamW(hidden, groups, lr=settings.lr, momentum=settings.momentum, betas=(beta1, beta2))
     else:
-        optimizer = torch.optim.AdamW(groups, lr=recipe.lr, betas=(beta1, beta2), fused=True)
+        optimizer = torch.optim.AdamW(groups, lr=settings.lr, betas=(beta1, beta2), fused=True)
     if state is not None:
         try:
             optimizer.load_state_dict(state)
         except ValueError:  # the groups have other parameters
             raise Refused(
-                f"the checkpoint's {recipe.name} changed other weights, as in an earlier version of vit_cnn: "
+                f"the checkpoint's {settings.name} changed other weights, as in an earlier version of vit_cnn: "
                 "go on with that version"
             ) from None
         for parameter, held in optimizer.state.items():
