@@ -29,7 +29,11 @@ class Answer:
 
     @property
     def label(self) -> int:
-        return max(range(len(self.probabilities)), key=self.probabilities.__getitem__)
+        return likeliest(self.probabilities)
+
+
+def likeliest(probabilities: list[float]) -> int:
+    return max(range(len(probabilities)), key=probabilities.__getitem__)
 
 
 def answer(network: TrainedRun, pixels: Tensor, *, way: str) -> Answer:
@@ -37,7 +41,6 @@ def answer(network: TrainedRun, pixels: Tensor, *, way: str) -> Answer:
     images = normalise(pixels.to(network.mean.device), network.mean, network.std)
     with torch.no_grad():
         probabilities = network.model(images)[0].softmax(dim=0).tolist()
-    label = max(range(len(probabilities)), key=probabilities.__getitem__)
-    places, caption = look(network.model, images, way=way, label=label)
+    places, caption = look(network.model, images, way=way, label=likeliest(probabilities))
     picture = enlarge(from_unit(pixels / 255)[0], max(1, SIDE // network.image_size))
     return Answer(probabilities, picture if places is None else spotlight(picture, places), caption)

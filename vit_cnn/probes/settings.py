@@ -91,13 +91,9 @@ def rights(runs: list[Run], look: Look) -> Sample:
     predictions = [run.predictions() for run in runs]
     first = predictions[0][f"{look.split}_indices"]
     for run, arrays in zip(runs, predictions, strict=True):
-        if not same(first, arrays[f"{look.split}_indices"]):
+        if not np.array_equal(first, arrays[f"{look.split}_indices"]):
             raise Refused(f"{run.folder} and {runs[0].folder} have other {look.split} images")
     return [right(arrays, look.split).astype(float)[None] for arrays in predictions]
-
-
-def same(first: Array, second: Array) -> bool:
-    return len(first) == len(second) and bool((first == second).all())
 
 
 def training_images(run: Run) -> int:

@@ -51,7 +51,6 @@ class Images:
 
     pixels: Tensor
     labels: Array
-    classes: list[str]
     mean: Tensor
 
 
@@ -108,7 +107,7 @@ def images_of(run: Run, look: Look) -> Images:
     split = getattr(data, look.split)
     chosen = evenly(len(split), look.images)
     pixels, labels = split.images[chosen], split.labels[chosen].numpy()
-    return Images(pixels, labels, data.classes, 255 * data.mean[:, None, None])
+    return Images(pixels, labels, 255 * data.mean[:, None, None])
 
 
 def guesses(groups: Groups, variants: Iterable[Tensor], look: Look) -> dict[str, list[Array]]:
