@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from vit_cnn.arrays import Array
+import numpy as np
+
 from vit_cnn.config.schema import flat
 from vit_cnn.config.target import network_name
 from vit_cnn.errors import Refused
