@@ -21,8 +21,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from vit_cnn.bench import peers
-from vit_cnn.bench.__main__ import show, write
 from vit_cnn.bench.measure import Row
+from vit_cnn.bench.tables import show, write
 from vit_cnn.config import composed
 from vit_cnn.data import Dataset
 from vit_cnn.errors import exit_with_code, for_child

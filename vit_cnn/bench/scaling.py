@@ -15,8 +15,8 @@ from pathlib import Path
 
 import torch
 
-from vit_cnn.bench.__main__ import show, write
 from vit_cnn.bench.measure import Row
+from vit_cnn.bench.tables import show, write
 from vit_cnn.errors import Failed, exit_with_code, for_child
 from vit_cnn.machine import device_name
 
