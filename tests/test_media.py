@@ -57,12 +57,16 @@ def test_the_run_stays_the_same() -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def test_a_picture_that_cannot_be_drawn_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_picture_that_cannot_be_drawn_stops_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     def broken(*_: Any, **__: Any) -> None:
         raise ValueError("no picture")
 
     monkeypatch.setattr(media, "tile", broken)
     assert run("run", "wandb.mode=offline")["status"] == "finished"
+    assert "A picture for W&B is left out: no picture" in caplog.text
+    assert "W&B failed" not in caplog.text  # its curves go on
 
 
 def test_mistakes_are_the_most_confident_ones(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vit_cnn.bench.peers import PlainCNN
 from vit_cnn.console import console
+from vit_cnn.errors import Refused
 from vit_cnn.models import CNN, ViT
 from vit_cnn.models.dropout import Dropout
 from vit_cnn.models.linear import Linear
@@ -270,3 +271,22 @@ def test_sizes_flow_from_data_to_model(name: str, size: int, channels: int, clas
     cfg = composed(f"model={name}", "data=digits", f"data.image_size={size}", f"data.num_channels={channels}",
                    f"data.num_classes={classes}")  # fmt: skip
     assert instantiate(cfg.model).eval()(torch.zeros(2, channels, size, size)).shape == (2, classes)
+
+
+class Uniform(Attention):
+    """Every token gets the mean of all."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return tokens.mean(dim=1, keepdim=True).expand_as(tokens)
+
+
+def test_attention_of_ones_own_is_used_in_the_last_block_too() -> None:
+    vit = ViT(**VIT).eval()
+    for block in vit.blocks:
+        block.attention = Uniform(embed_dim=VIT["embed_dim"], num_heads=VIT["num_heads"], dropout=0)
+    images = torch.randn(2, 3, 32, 32)
+    logits = vit(images)
+    vit.only_cls_at_the_end = False
+    torch.testing.assert_close(vit(images), logits)
+    with pytest.raises(Refused, match="Uniform mixes tokens otherwise than Attention"):
+        vit.attention_maps(images)

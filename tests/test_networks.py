@@ -317,3 +317,13 @@ def test_estimate_takes_a_folder_of_yaml_files(
     assert code == 0, printed
     code, printed = call(estimate.main, ["model=own", "--config-dir", "cnof", *SMALL], monkeypatch, capfd)
     assert (code, printed) == (2, "error: --config-dir cnof is not a folder\n")
+
+
+def test_a_file_with_the_name_of_a_shipped_one_is_refused(command: Command) -> None:
+    Path("own/recipe").mkdir(parents=True)
+    Path("own/recipe/modern.yaml").write_text("epochs: 1\n")
+    for more in ([], ["seed=0,1", "-m"]):
+        code, printed = command("data=digits", "recipe=modern", *more, "--config-dir", "own")
+        assert code == 2
+        assert "own/recipe/modern.yaml is hidden by conf/recipe/modern.yaml: give it another name" in printed
+        assert "Traceback" not in printed

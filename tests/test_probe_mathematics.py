@@ -10,7 +10,7 @@ from vit_cnn.probes import agreement, patches, shift
 from vit_cnn.probes.cka import cka
 from vit_cnn.probes.conditions import corrupted
 from vit_cnn.probes.corruptions import FAMILIES
-from vit_cnn.probes.intervals import difference, interval, only
+from vit_cnn.probes.intervals import difference, interval, kept, only
 
 
 def test_kappa() -> None:
@@ -105,3 +105,11 @@ def test_cka_of_a_layer_with_itself_is_1_whatever_its_directions() -> None:
     moved = layer + 5
     assert cka(gram, moved @ moved.T) == pytest.approx(1)
     assert abs(cka(gram, other @ other.T)) < 0.2  # unrelated, though there are nearly as many neurons as images
+
+
+def test_shares_of_nothing_are_left_out_of_an_interval() -> None:
+    """With 2 of 20 images right, one set in eight that is drawn anew holds neither of them."""
+    right = np.zeros((2, 20))
+    right[:, :2] = 1
+    found = interval(kept([1]), [right])
+    assert (found.value, found.low, found.high) == (1, 1, 1)

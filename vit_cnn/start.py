@@ -59,6 +59,7 @@ def run(composed: DictConfig) -> None:
     is_sweep = HydraConfig.get().mode == RunMode.MULTIRUN
     is_own = is_sweep or bool(composed.resume)  # the folder, to be removed where nothing begins in it
     try:
+        refuse_hidden_files()
         if is_sweep:
             if composed.resume:
                 raise Refused("resume= goes on with one run, -m starts many: leave out one of the two")
@@ -147,6 +148,16 @@ def claims(run_dir: Path) -> bool:
     except (FileExistsError, FileNotFoundError):  # another start was quicker, or has just removed its own
         return False
     return True
+
+
+def refuse_hidden_files() -> None:
+    """Refuse a file of ``--config-dir`` that was asked for and has the name of one in ``conf/``, which comes first."""
+    runtime = HydraConfig.get().runtime
+    for source in runtime.config_sources:
+        for group, choice in runtime.choices.items() if source.provider == "command-line" else ():
+            file = Path(group.split("@")[0], f"{choice}.yaml")
+            if Path(source.path, file).exists() and (config.CONF / file).exists():
+                raise Refused(f"{Path(source.path, file)} is hidden by conf/{file}: give it another name")
 
 
 def taken(run_dir: Path) -> Refused:

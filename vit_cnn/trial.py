@@ -49,7 +49,7 @@ def run_trial(study: "Study", trial: "Trial", fixed: list[str], run_dir: Path) -
         is_whole = "test=true" in error.command  # only the look at the test images is left
         if not (is_whole or pruned.is_set()):
             raise Stopped(
-                "Stopped; the same command goes on.", shlex.join(["vit-cnn search", *sys.argv[1:]])
+                "Stopped; the same command goes on.", shlex.join(["python", "-m", "vit_cnn.search", *sys.argv[1:]])
             ) from error
         best = max(validation_accuracies(run_dir))
         study.tell(trial, best if is_whole else None, TrialState.COMPLETE if is_whole else TrialState.PRUNED)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from einops import einsum, rearrange, repeat
 from torch import Tensor, nn
 
+from vit_cnn.errors import Refused
 from vit_cnn.models.dropout import Dropout, StochasticDepth
 from vit_cnn.models.linear import Linear
 from vit_cnn.models.mimetic import mimetic_, sines
@@ -40,6 +41,7 @@ class Attention(nn.Module):
         self.to_qkv = Linear(embed_dim, 3 * embed_dim)
         self.dropout = Dropout(dropout)
         self.project = Linear(embed_dim, embed_dim)  # without dropout behind it, as in the deck
+        self.is_plain = type(self).forward is Attention.forward  # a subclass may mix otherwise
 
     def forward(self, tokens: Tensor) -> Tensor:
         q, k, v = self.queries_keys_values(tokens)
@@ -51,7 +53,13 @@ class Attention(nn.Module):
         return self.project(rearrange(mixed, "b heads n dh -> b n (heads dh)"))
 
     def weights(self, tokens: Tensor) -> Tensor:
-        """What ``forward`` mixes by: [b, heads, n, n]; a row holds what one token looks at and sums to 1."""
+        """What ``forward`` mixes by: [b, heads, n, n]; a row holds what one token looks at and sums to 1.
+
+        Raises:
+            Refused: a subclass has another ``forward``, and no ``weights`` to go with it.
+        """
+        if not self.is_plain and type(self).weights is Attention.weights:
+            raise Refused(f"{type(self).__name__} mixes tokens otherwise than Attention, and has no weights() to draw")
         q, k, _ = self.queries_keys_values(tokens)
         return attention_weights(q, k)
 
@@ -67,6 +75,8 @@ class Attention(nn.Module):
         the weights of the keys, (Wx)·q = x·(Wᵀq); instead of a value for each, their weighted mean goes through those
         of the values. A hundredth of the operations give the same numbers up to rounding.
         """
+        if not self.is_plain:
+            return self(tokens)[:, :1]
         w_q, w_k, w_v = rearrange(self.to_qkv.weight, "(qkv heads dh) d -> qkv heads dh d", qkv=3, heads=self.num_heads)
         b_q, b_k, b_v = rearrange(self.to_qkv.bias, "(qkv heads dh) -> qkv heads dh", qkv=3, heads=self.num_heads)
         q = (einsum(tokens[:, 0], w_q, "b d, heads dh d -> b heads dh") + b_q) * w_q.shape[1] ** -0.5

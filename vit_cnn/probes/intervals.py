@@ -57,8 +57,8 @@ def only(number: int) -> Measure:
 
 
 def kept(conditions: list[int]) -> Measure:
-    """Mean accuracy under some conditions, as a share of that on clean images, which come first."""
-    return lambda means: means[conditions].mean(axis=0) / np.maximum(means[0], 1e-9)
+    """Mean accuracy under some conditions, as a share of that on clean images, which come first (of 0: nan)."""
+    return lambda means: means[conditions].mean(axis=0) / np.where(means[0] > 0, means[0], np.nan)
 
 
 def interval(measure: Measure, sample: Sample) -> Interval:

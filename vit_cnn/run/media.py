@@ -3,6 +3,7 @@
 They show training and validation images only: what one looks at while improving must not be the test split.
 """
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -12,10 +13,13 @@ from torch import Tensor, nn
 from vit_cnn.config.schema import Media as Switches
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import normalise
+from vit_cnn.errors import first_line
 from vit_cnn.models import ViT
 from vit_cnn.models.attention_maps import cls_attention
 from vit_cnn.run.pictures import Picture, enlarge, first_layer_filters, from_normalised, from_unit, spotlight, tile
 from vit_cnn.run.wandb_run import WandbRun
+
+log = logging.getLogger(__name__)
 
 INPUTS = 64  # images of the first batch
 WATCHED = 8  # validation images whose attention is drawn again and again
@@ -24,7 +28,7 @@ MOST_CLASSES = 100  # of a confusion matrix: W&B draws it from a table with a ro
 
 
 class Media:
-    """Draws what ``switches`` ask for, while W&B is on; a failure is W&B's failure and stops nothing.
+    """Draws what ``switches`` ask for, while W&B is on; what cannot be drawn is left out.
 
     Args:
         wandb: the run to log to.
@@ -38,7 +42,7 @@ class Media:
 
     def log(self, switch: bool, step: int, draw: Callable[[], dict[str, Any]]) -> None:
         if switch:
-            self.wandb.attempt("media", lambda: self.wandb.run.log(draw(), step=step))
+            self.wandb.attempt("media", lambda: self.wandb.run.log(drawn(draw), step=step))
 
     def inputs(self, images: Tensor) -> None:
         """The first batch [b, c, h, w] of the run as the network sees it, after augmentation."""
@@ -114,3 +118,12 @@ def image_of(picture: Picture, *, enlarged: int) -> Any:
     import wandb
 
     return wandb.Image(enlarge(picture, enlarged))
+
+
+def drawn(draw: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``draw`` gives; nothing where it fails, as it may for a network of one's own."""
+    try:
+        return draw()
+    except Exception as error:
+        log.warning("A picture for W&B is left out: %s", first_line(error))
+        return {}
