@@ -121,7 +121,7 @@ def image_of(picture: Picture, *, enlarged: int) -> Any:
 
 
 def drawn(draw: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``draw`` gives; nothing where it fails, as it may for a network of one's own."""
+    """What ``draw`` gives; nothing where it fails, as for a network of one's own that a picture does not know."""
     try:
         return draw()
     except Exception as error:
