@@ -47,7 +47,7 @@ def layers_of(model: nn.Module, images: Tensor, *, every_layer: bool = False) ->
 
     hooks = [module.register_forward_hook(record(name)) for name, module in chosen.items()]
     was_training = model.training
-    with torch.no_grad(), whole(model):
+    with torch.no_grad(), whole(model) if every_layer else contextlib.nullcontext():
         model.eval()(images)
     model.train(was_training)
     for hook in hooks:

@@ -80,7 +80,8 @@ def summarise(sweep_dir: Path) -> None:
     console.print(Text(f"{finished} of {total} jobs finished{before}; folders in {sweep_dir}"))
     write_report(begun, sweep_dir)
     if finished < total:
-        raise Failed(f"{total - finished} of {total} jobs did not finish; where one failed, traceback.txt in its folder says why")
+        lost = f"{total - finished} of {total} jobs did not finish"
+        raise Failed(f"{lost}; where one failed, traceback.txt in its folder says why")
 
 
 def table_of(jobs: list[Job]) -> Table:
