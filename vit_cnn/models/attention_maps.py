@@ -9,11 +9,25 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor
 
+from vit_cnn.errors import Refused
+
+
+def side_of(maps: Tensor) -> int:
+    """Patches along a side of the image, from maps [b, layers, heads, n, n].
+
+    Raises:
+        Refused: the tokens are not CLS and a square of patches, as in a ViT with registers or without CLS.
+    """
+    n = maps.shape[-1]
+    side = math.isqrt(n - 1)
+    if side**2 != n - 1:
+        raise Refused(f"{n} tokens are not CLS and a square of patches: their attention cannot be laid over an image")
+    return side
+
 
 def cls_attention(maps: Tensor) -> Tensor:
     """How much CLS looks at each patch in the last layer: maps [b, layers, heads, n, n] → [b, heads, h, w]."""
-    side = math.isqrt(maps.shape[-1] - 1)
-    return rearrange(maps[:, -1, :, 0, 1:], "b heads (h w) -> b heads h w", h=side)
+    return rearrange(maps[:, -1, :, 0, 1:], "b heads (h w) -> b heads h w", h=side_of(maps))
 
 
 def rollout(maps: Tensor) -> Tensor:
@@ -28,8 +42,7 @@ def rollout(maps: Tensor) -> Tensor:
     flow = torch.eye(n, device=maps.device).expand(len(maps), n, n)
     for layer in layers.unbind(dim=1):
         flow = (layer + torch.eye(n, device=maps.device)) / 2 @ flow
-    side = math.isqrt(n - 1)
-    return rearrange(flow[:, 0, 1:], "b (h w) -> b h w", h=side)
+    return rearrange(flow[:, 0, 1:], "b (h w) -> b h w", h=side_of(maps))
 
 
 def mean_distance(maps: Tensor, *, patch_size: int) -> Tensor:
@@ -44,8 +57,7 @@ def mean_distance(maps: Tensor, *, patch_size: int) -> Tensor:
     Returns:
         [layers, heads], mean over images and patches.
     """
-    side = math.isqrt(maps.shape[-1] - 1)
-    grid = torch.arange(side, device=maps.device, dtype=maps.dtype) * patch_size
+    grid = torch.arange(side_of(maps), device=maps.device, dtype=maps.dtype) * patch_size
     centres = torch.cartesian_prod(grid, grid)
     weights = maps[..., 1:, 1:]
     weights = weights / weights.sum(dim=-1, keepdim=True)

@@ -39,23 +39,23 @@ DISTANCE = "attention distance, pixels"
 def probe(runs: list[Run], look: Look) -> Findings:
     """Distances of every setting of the ViT, CKA of the first two networks; of several seeds the first is looked at."""
     groups = grouped(runs)
-    if "ViT" not in {run.model for run in runs}:
+    networks = {label: load_run(group[0].folder, device=look.device) for label, group in groups.items()}
+    vits = {label: network.model for label, network in networks.items() if isinstance(network.model, ViT)}
+    if not vits:
         raise Refused(f"{runs[0].folder}: a {runs[0].model} has no attention to look at; add the run of a ViT")
-    pair = pair_of(groups)
+    pair = sorted(pair_of(groups), key=lambda label: label not in vits)
     images = images_of(runs[0], look)
     if (n := len(images.labels)) < FEWEST:
         raise Refused(f"{runs[0].folder}: inside needs {FEWEST} images or more, not {n}")
     far, uniform, near = {}, {}, {}
     grams: dict[str, Tensor] = {}
-    for label, group in groups.items():
-        if group[0].model != "ViT" and label not in pair:
-            continue
-        network = load_run(group[0].folder, device=look.device)
+    for label in [*pair, *(vits.keys() - pair)]:
+        network = networks[label]
         for module in network.model.modules():
             if isinstance(module, ViT):
                 module.only_cls_at_the_end = False  # the last block too is to give all its tokens
         seen = normalise(images.pixels.to(network.mean.device), network.mean, network.std)
-        if isinstance(vit := network.model, ViT):
+        if vit := vits.get(label):
             far[label], uniform[label], near[label] = distances(vit, seen), uniform_distance(vit), nearness(vit)
         if label in pair:
             grams |= grams_of(label, network.model, seen)

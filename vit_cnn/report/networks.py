@@ -1,16 +1,21 @@
 """The images and the networks: examples, layer by layer, and a look inside what was trained."""
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from einops import rearrange
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from vit_cnn.config.network import build_network
 from vit_cnn.data import Dataset
-from vit_cnn.errors import Refused
+from vit_cnn.errors import Refused, first_line, limit_reached
+from vit_cnn.models import ViT
 from vit_cnn.models.size import layers_of
 from vit_cnn.report import inside
 from vit_cnn.report.page import Page
-from vit_cnn.run.pictures import enlarge, from_unit, tile
+from vit_cnn.run.pictures import Picture, enlarge, from_unit, tile
 from vit_cnn.run.reading import Run
 from vit_cnn.run.trained import TrainedRun, load_run
 
@@ -67,10 +72,23 @@ def add_inside(page: Page, best: dict[str, list[Run]], data: Dataset, colours: d
         name = group[0].model.lower()
         if (filters := inside.filters(run)) is not None:
             page.picture(f"filters_{name}", filters, caption="What the first layer looks for; grey is 0.")
-        if group[0].model == "ViT":
+        if isinstance(run.model, ViT):
+            of = "" if name == "vit" else f"_{name}"
             caption = "Where CLS looks, by head of the last layer; on the right attention rollout. Yellow: most."
-            page.picture("attention", inside.attention(run, data), caption=caption)
+            add_picture(page, f"attention{of}", partial(inside.attention, run, data), caption)
             caption = "How far each head looks, by layer."
-            page.picture("attention_distance", inside.distances(run, data, colours[label]), caption=caption)
+            add_picture(page, f"attention_distance{of}", partial(inside.distances, run, data, colours[label]), caption)
             caption = "How alike the position embeddings are: each small map shows one position against all."
-            page.picture("positions", inside.positions(run), caption=caption)
+            add_picture(page, f"positions{of}", partial(inside.positions, run), caption)
+
+
+def add_picture(page: Page, name: str, draw: Callable[[], Figure | Picture], caption: str) -> None:
+    """A picture; a line in its place where it cannot be drawn, as for a subclass of our ViT with other tokens."""
+    try:
+        picture = draw()
+    except Exception as error:  # whatever is not as in our ViT
+        if limit_reached(error):
+            raise
+        page.text(f"{name} is left out: {first_line(error)}")
+        return
+    page.picture(name, picture, caption=caption)
