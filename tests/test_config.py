@@ -65,6 +65,7 @@ REFUSALS = {
     "seed=-1": "seed=-1 must be at least 0",
     "recipe=null": "Config group override must be a string",
     "epochs 5": "'epochs 5' is not of the form key=value",
+    "data.root=~/x": "'data.root=~/x' cannot be read: write data.root=$HOME/x",
     "data.root=my images (1)": "'data.root=my images (1)' cannot be read: quote the value, such as",
 }
 

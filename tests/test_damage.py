@@ -116,6 +116,22 @@ def test_a_run_that_has_lost_its_checkpoint_loses_nothing_else(monkeypatch: pyte
     assert_same_run("whole", "parts")
 
 
+def test_a_finished_run_gets_its_best_weights_back() -> None:
+    run("run")
+    best = Path("run/best.pt").read_bytes()
+    Path("run/best.pt").unlink()
+    with pytest.raises(Refused, match=r"run/best\.pt does not exist; resume=run writes it again from last\.pt$"):
+        checkpoint.load_best(Path("run"))
+    run("run")
+    assert Path("run/best.pt").read_bytes() == best
+    Path("run/best.pt").write_bytes(best[:-1000])
+    run("run")
+    assert Path("run/best.pt").read_bytes() == best
+    Path("run/last.pt").write_bytes(b"no checkpoint")
+    with pytest.raises(Refused, match=r"run/last\.pt is damaged: .*; init=run begins a new run with its best weights$"):
+        run("run")
+
+
 def test_damage_that_no_reader_has_words_for_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     run("run", "max_steps=2")
     monkeypatch.setattr(zipfile.ZipFile, "testzip", lambda archive: raised(EOFError()))

@@ -128,10 +128,27 @@ def test_the_card_says_what_the_result_says(exporting: Command) -> None:
     for text in (f"{result['params']:,} parameters", result["data"]["fingerprint"], "hf upload", "10 classes"):
         assert text in card.text
     assert "optimizer.lr: `0.003`" in card.text
+    changed = ", with changes" if result["git"]["dirty"] else ""
+    assert f"commit {result['git']['sha']}{changed}.\n" in card.text
+    assert "--trust" not in card.text
     assert not any(line.startswith(("{%", "{{")) for line in card.text.splitlines())
     config = json.loads(Path("out/config.json").read_text())
     assert config["model"]["patch_size"] == 8
     assert config["classes"] == [str(digit) for digit in range(10)]
+
+
+def test_the_card_of_a_network_of_ones_own_says_where_its_code_is(
+    exporting: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nets_of_mine.py").write_text("from vit_cnn.models import CNN\nclass Mine(CNN): pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = Path("cnn/.hydra/config.yaml")
+    config.write_text(config.read_text().replace("vit_cnn.models.CNN", "nets_of_mine.Mine"))
+    assert exporting("cnn", "--trust", "nets_of_mine", "--out", "out")[0] == 0
+    card = Path("out/README.md").read_text()
+    assert "the network's own code, `nets\\_of\\_mine`, has to be there too" in card
+    assert "photo.jpg --trust nets_of_mine\n" in card
+    assert 'load_run("FOLDER", trust="nets_of_mine")' in card
 
 
 def test_a_file_that_answers_otherwise_is_refused(exporting: Command, monkeypatch: pytest.MonkeyPatch) -> None:

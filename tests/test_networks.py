@@ -179,7 +179,7 @@ def test_pictures_of_attention_are_absent() -> None:
      "model: ResNet.__init__() got an unexpected keyword argument 'widht' (timm.create_model)"),
     ([*PRESETS["mobilenet_v3_small"], "+model.weights=DEFAULT"], "expected value 1000 but got 10 instead"),
     ([*RESNET, "model.patch_size=4"],
-     "model.patch_size is not a key of its file; +model.patch_size=… hands it to timm.create_model all the same"),
+     "which has model_name, pretrained, num_classes, in_chans, img_size; +model.patch_size=… hands it to"),
     (["model=timm", "model.model_nam=resnet18"], "model.model_nam is not a key: did you mean model.model_name?"),
     ([*RESNET, "model.pretrained=perhaps"], "model.pretrained: Value 'perhaps' is not a valid bool"),
     (["model._target_=torchvision.models.resnt18"],

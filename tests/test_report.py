@@ -301,12 +301,13 @@ def test_runs_that_have_only_begun_make_a_report() -> None:
     assert not Path("out/results.csv").exists()
 
 
-def test_without_the_images_the_look_inside_is_left_out(image_tree: Path) -> None:
+def test_without_the_images_the_look_inside_is_left_out(image_tree: Path, caplog: pytest.LogCaptureFixture) -> None:
     Path("run").mkdir()
     train(composed(*TINY, "data=folder", f"data.root={image_tree}", "recipe.batch_size=18"), Path("run"))
     image_tree.rename("elsewhere")
     text = build(find_runs([Path("run")]), Path("out")).read_text()
     assert "Left out: the images are not here" in text
+    assert "; where they are FOLDER/images, VIT_CNN_DATA=FOLDER finds them" in caplog.text
 
 
 def test_a_sweep_gets_heat_maps() -> None:

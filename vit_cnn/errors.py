@@ -136,6 +136,8 @@ def one_line(error: BaseException) -> str:
     if said := limit_reached(error) or wrong_path(error):
         return said
     if isinstance(error, OverrideParseException):
+        if tilde := re.match(r"\+*([\w./@-]+)=(~.*)", str(error.override)):
+            return f"{error.override!r} cannot be read: write {tilde[1]}=$HOME{tilde[2][1:]}"
         if re.match(r"[~+]*[\w./@-]+=[^\[{]*$", str(error.override)):
             return f"{error.override!r} cannot be read: quote the value, such as \"data.root='my images (1)'\""
         return f"{error.override!r} is not of the form key=value"
@@ -200,7 +202,8 @@ def not_a_key(key: str, parent: Any) -> str:
     meant = [f"{group}.{each}".lstrip(".") for each in difflib.get_close_matches(name, known, n=1)]
     target = str(parent.get("_target_", "")) if isinstance(parent, DictConfig) else ""
     if target and not meant and not target.startswith("vit_cnn."):
-        return f"{key} is not a key of its file; +{key}=… hands it to {target} all the same"
+        has = ", ".join(each for each in known if each != "_target_") or "none"
+        return f"{key} is not a key of its file, which has {has}; +{key}=… hands it to {target} all the same"
     if not meant and isinstance(parent, DictConfig):
         everywhere = {each.rsplit(".", maxsplit=1)[-1]: each for each in reversed(dotted(parent._get_root()))}
         meant = [everywhere[each] for each in difflib.get_close_matches(name, everywhere, n=1, cutoff=0.8)]

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from omegaconf import OmegaConf
 
 from vit_cnn.config.schema import flat
+from vit_cnn.config.trust import trust_of
 from vit_cnn.export.measure import TOLERANCE, Measured
 from vit_cnn.machine import device_name
 from vit_cnn.run.files import write_atomically
@@ -53,7 +55,8 @@ def write_card(
         more_classes=max(0, len(trained.classes) - MOST_CLASSES),
         looks=looks_in_words(result.get("test_looks")),
         recipe=flat(run.config["recipe"]),
-        commit=nested(result, "git.sha") or "unknown",
+        commit=f"{nested(result, 'git.sha') or 'unknown'}{', with changes' if nested(result, 'git.dirty') else ''}",
+        trust=trust_of(OmegaConf.create({"model": run.config["model"], "data": {}})),
         counts={key: f"{n:,}" for key, n in result["data"].items() if key in ("train", "val", "test") and is_number(n)},
         started_from=nested(result, "init.from"),
         public=PUBLIC.get(result["data"]["name"]),

@@ -97,7 +97,7 @@ def ends_in_words(ends: dict[str, Interval]) -> str:
     return f"CKA of first and last layer: {a} {x.number()}, {b} {y.number()}, {said}"
 
 
-def draw_cka(figure: Figure, axes: Axes, pair: tuple[str, str], alike: Array, layers: list[str]) -> None:
+def draw_cka(figure: Figure, axes: Axes, pair: list[str], alike: Array, layers: list[str]) -> None:
     """How alike all layers of both networks are, each with each."""
     shown = axes.imshow(alike, cmap="magma", vmin=0, vmax=1, origin="lower")
     names = [layer.rsplit(", ", maxsplit=1)[1] for layer in layers]

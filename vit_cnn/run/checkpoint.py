@@ -46,6 +46,8 @@ def load_last(run_dir: Path) -> dict[str, Any] | None:
         return whole(load(last), last)
     except Refused as damage:
         if not previous.exists():
+            if (run_dir / "best.pt").exists():
+                raise Refused(f"{damage}; init={run_dir} begins a new run with its best weights") from damage
             raise
         saved = whole(load(previous), previous)
         log.warning("%s. Going on from the checkpoint before it, step %d.", damage, saved["progress"]["step"])
@@ -72,7 +74,12 @@ def load_best(run_dir: Path) -> dict[str, Any]:
         Refused: there is none, it is damaged, or it is another file.
     """
     path = run_dir / "best.pt"
-    saved = load(path)
+    try:
+        saved = load(path)
+    except Refused as damage:
+        if (run_dir / "result.json").exists() and (run_dir / "last.pt").exists():
+            raise Refused(f"{damage}; resume={run_dir} writes it again from last.pt") from damage
+        raise
     classes = saved.get("classes")
     if not (
         holds_tensors(saved.get("model"))

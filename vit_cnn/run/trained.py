@@ -153,7 +153,10 @@ def load_images(run: Run) -> Dataset:
     try:
         data: Dataset = instantiate(OmegaConf.create(run.config["data"]))
     except (Refused, InstantiationException) as error:
-        raise Refused(f"{run.folder}: its images are not here: {one_line(error)}") from error
+        root = str(run.config["data"].get("root", ""))
+        lost = bool(root) and not Path(root).exists()
+        hint = f"; where they are FOLDER/{Path(root).name}, VIT_CNN_DATA=FOLDER finds them" if lost else ""
+        raise Refused(f"{run.folder}: its images are not here: {one_line(error)}{hint}") from error
     if run.result and data.fingerprint != run.result["data"]["fingerprint"]:
         raise Refused(f"{run.folder}: the images are not those of this run any more")
     return data

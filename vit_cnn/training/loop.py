@@ -50,7 +50,7 @@ from vit_cnn.training.plan import Plan, plan_run
 from vit_cnn.training.precision import autocast_for, use_whole_fp32
 from vit_cnn.training.scoring import logits_of, score
 from vit_cnn.training.speed import Speed, peak_flops
-from vit_cnn.training.state import State, build_state, device_of, not_finite
+from vit_cnn.training.state import State, build_state, device_of, mend_best, not_finite
 from vit_cnn.training.step import means, training_step
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,8 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
         data: Dataset = instantiate(cfg.data).to(device)
     plan = plan_run(cfg, run_dir, data, saved)
     refuse_unlike(images=data.fingerprint, plan=plan)
-    if plan.is_done:
+    if saved and plan.is_done:
+        mend_best(run_dir, saved, data)
         return tell_finished(cfg, run_dir)
 
     # Build: the network, its optimiser, and the step that changes it.

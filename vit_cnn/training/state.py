@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import math
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from vit_cnn.training.beginning import begin_from
 from vit_cnn.training.ema import WeightAverage
 from vit_cnn.training.optim import build_optimizer, layer_scales
 from vit_cnn.training.shares import begin_alike, with_global_batch_norm
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass
@@ -129,9 +132,25 @@ class State:
     def write_best(self, run_dir: Path, data: Dataset) -> None:
         """Write ``best.pt`` if it is due."""
         if self.best and not self.best_is_written:
-            use = {"mean": data.mean, "std": data.std, "classes": data.classes, "fingerprint": data.fingerprint}
-            checkpoint.save(run_dir / "best.pt", {"model": self.best, "step": self.progress.best_step, **use})
+            write_best(run_dir, self.best, data, step=self.progress.best_step)
             self.best_is_written = True
+
+
+def write_best(run_dir: Path, weights: dict[str, Tensor], data: Dataset, *, step: int) -> None:
+    """Write ``best.pt``: the weights after ``step``, and what it takes to use them."""
+    use = {"mean": data.mean, "std": data.std, "classes": data.classes, "fingerprint": data.fingerprint}
+    checkpoint.save(run_dir / "best.pt", {"model": weights, "step": step, **use})
+
+
+def mend_best(run_dir: Path, saved: dict[str, Any], data: Dataset) -> None:
+    """Write ``best.pt`` of a finished run again from ``saved``, its ``last.pt``, if it is lost or damaged."""
+    if not is_first() or saved["fingerprint"] != data.fingerprint:
+        return
+    try:
+        checkpoint.load_best(run_dir)
+    except Refused:
+        write_best(run_dir, saved["best"], data, step=saved["progress"]["best_step"])
+        log.warning("%s was lost or damaged: written again from last.pt.", run_dir / "best.pt")
 
 
 def build_state(
@@ -200,7 +219,7 @@ def not_finite(what: str, step: int) -> str:
     """The message of a run that blew up."""
     return (
         f"the {what} at step {step}; last.pt holds the last good weights. "
-        "Try a lower recipe.optimizer.lr, a longer warm-up or recipe.grad_clip=1"
+        "Try a lower recipe.optimizer.lr, a longer warm-up or gradients clipped, to recipe.grad_clip=1 or less"
     )
 
 
