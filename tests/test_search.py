@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -67,6 +68,19 @@ def test_trials_are_runs_that_leave_the_test_images_alone_and_the_best_can_be_ru
     assert printed.splitlines()[-1].endswith(f"resume={winner} test=true")
     assert command(f"resume={winner}", "test=true")[0] == 0
     assert json.loads((winner / "result.json").read_text())["test_looks"] == 1
+
+
+def test_a_network_of_ones_own_is_searched_and_its_best_can_be_run(say: Say, command: Say) -> None:
+    Path("my_conf/model").mkdir(parents=True)
+    Path("my_conf/model/mine.yaml").write_text("defaults:\n  - vit\n")
+    few = ["model=mine", *FEW, "max_steps=2", "model.dropout=0,0.1"]
+    code, printed = say("--config-dir", "my_conf", *few, "--trials", "1")
+    assert code == 0, printed
+    again = shlex.split(printed.splitlines()[-1])
+    code, printed = command(*again[3:], "trainer=cpu", "trainer.log_every=2", "hydra.run.dir=again")
+    assert code == 0, printed
+    code, printed = say("--config-dir", "nowhere", *few)
+    assert (code, printed) == (2, "error: --config-dir nowhere is not a folder\n")
 
 
 def test_a_trial_that_falls_behind_is_pruned(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:

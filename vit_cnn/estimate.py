@@ -26,9 +26,10 @@ from torch import Tensor
 from vit_cnn import config
 from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, params_of, without
 from vit_cnn.config.network import build_network
+from vit_cnn.config.paste import searchpath
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
-from vit_cnn.errors import Refused, exit_with_code, for_child
+from vit_cnn.errors import exit_with_code, for_child
 from vit_cnn.machine import device_name, keep_freed_memory, precision_of
 from vit_cnn.processes.together import own_device
 from vit_cnn.run.display import duration
@@ -53,12 +54,8 @@ def main() -> None:
     parser.add_argument("--train", action="store_true", help="train then; more than an hour of work is asked about")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_intermixed_args()
-    searched, folder = [], arguments.config_dir
-    if folder:
-        if not folder.is_dir():
-            raise Refused(f"--config-dir {folder} is not a folder")
-        searched = [f"hydra.searchpath=['file://{folder.resolve()}']"]
-    seconds = estimate([*arguments.overrides, *searched])
+    folder = arguments.config_dir
+    seconds = estimate([*arguments.overrides, *searchpath(folder)])
     if not arguments.train:
         return
     if seconds > LONG and not arguments.yes and sys.stdin.isatty() and console.is_terminal and not is_wanted():

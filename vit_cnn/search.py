@@ -15,6 +15,7 @@ from filelock import FileLock
 from hydra import initialize_config_dir
 
 from vit_cnn import config
+from vit_cnn.config.paste import searchpath
 from vit_cnn.config.space import read_space
 from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.run.lock import locked
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument(
         "overrides", metavar="OVERRIDE", nargs="+", help="whatever a training takes, and what to search"
     )
+    parser.add_argument("--config-dir", metavar="DIR", type=Path, help="a folder of YAML files of your own")
     parser.add_argument("--trials", type=int, default=20, help="in all, with those of earlier commands (20)")
     parser.add_argument(
         "--pruner",
@@ -62,7 +64,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        fixed, space = read_space(arguments.overrides)
+        fixed, space = read_space([*arguments.overrides, *searchpath(arguments.config_dir)])
         about = {"overrides": fixed, "space": {key: str(space[key]) for key in space}}
         study = open_study(arguments.folder, about, arguments.pruner, arguments.prune_from)
         with contextlib.ExitStack() as lock:

@@ -41,7 +41,8 @@ def write_search(study: "Study", fixed: list[str], folder: Path) -> None:
     if not done:
         raise Failed(f"no trial was trained to its end; the traceback of each that failed is in its folder in {folder}")
     best = study.best_trial
-    command = shlex.join(["python", "-m", "vit_cnn.train", "--config-dir", str(folder), "experiment=best"])
+    words = ["--config-dir", str(folder), *searched(fixed), "experiment=best"]
+    command = shlex.join(["python", "-m", "vit_cnn.train", *words])
     header = EXPERIMENT.format(
         folder=folder, command=command, value=best.value, number=best.number, trials=len(study.trials)
     )
@@ -57,13 +58,18 @@ def experiment(overrides: list[str]) -> dict[str, Any]:
     """An experiment that says the same as ``overrides``: the choices of groups, and what differs from their files."""
     cfg = compose("config", overrides=overrides, return_hydra_config=True)
     choices = {group: cfg.hydra.runtime.choices[group] for group in ("model", "data", "recipe")}
-    plain = compose("config", overrides=settings_of(choices))
+    plain = compose("config", overrides=[*searched(overrides), *settings_of(choices)])
     before, after = (flat(cast(dict[str, Any], OmegaConf.to_container(each))) for each in (plain, cfg))
     content = OmegaConf.create({"defaults": [{f"override /{group}": choice} for group, choice in choices.items()]})
     for key, value in after.items():
         if key.startswith(SETTINGS) and (key not in before or before[key] != value):
             OmegaConf.update(content, key, value, force_add=True)
     return cast(dict[str, Any], OmegaConf.to_container(content))
+
+
+def searched(overrides: list[str]) -> list[str]:
+    """The override that names the user's own folder of YAML files."""
+    return [each for each in overrides if each.startswith("hydra.searchpath=")]
 
 
 def plots(study: "Study") -> str:
