@@ -110,6 +110,8 @@ def test_compare(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
     assert code == 2
     assert "b has no result.json" in printed
     Path("a/result.json").write_text(json.dumps(results[0])[:-20])
+    code, printed = call(compare.main, ["."], monkeypatch, capfd)
+    assert (code, printed) == (2, "error: . has no result.json: a folder of runs; vit-cnn report . shows them all\n")
     code, printed = call(compare.main, ["a"], monkeypatch, capfd)
     assert code == 2
     assert "a/result.json cannot be read" in printed

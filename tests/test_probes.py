@@ -319,8 +319,10 @@ def test_scaling(probing: Probe) -> None:
     for share in (0.2, 0.5, 1):
         run(Path(f"runs/vit{share}"), *SMALL_VIT, f"data.train_share={share}")
         run(Path(f"runs/cnn{share}"), "model=cnn", f"data.train_share={share}")
+    run(Path("runs/hybrid"), "model=hybrid", *[each.replace("model.", "model.network.") for each in SMALL_VIT])
     code, printed = probing("scaling", "runs")
     assert code == 0, printed
+    assert "Left out, since scaling is about ViT and CNN: runs/hybrid" in printed
     said = check_files("scaling", printed)
     assert said.startswith("Exponents of the error: ViT ")
     assert "cross" in said

@@ -18,7 +18,10 @@ def main() -> None:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder with a result.json")
     runs = parser.parse_args().runs
     if unfinished := [run for run in runs if not (run / "result.json").exists()]:
-        raise Refused(f"{unfinished[0]} has no result.json: not a run folder, or a run that has not finished")
+        why = "not a run folder, or a run that has not finished"
+        if any(unfinished[0].glob("*/**/result.json")):
+            why = f"a folder of runs; vit-cnn report {unfinished[0]} shows them all"
+        raise Refused(f"{unfinished[0]} has no result.json: {why}")
     print_results([read_result(run) | {"test_looks": count_looks(run)} for run in runs])
 
 

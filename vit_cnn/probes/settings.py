@@ -6,7 +6,8 @@ import numpy as np
 
 from vit_cnn.config.schema import flat
 from vit_cnn.config.target import network_name
-from vit_cnn.errors import Refused
+from vit_cnn.console import console
+from vit_cnn.errors import Refused, shown
 from vit_cnn.probes.intervals import Sample
 from vit_cnn.probes.subjects import Look, once
 from vit_cnn.report.groups import check_same_data
@@ -110,6 +111,8 @@ def by_size(runs: list[Run]) -> tuple[list[int], dict[str, list[list[Run]]]]:
         Refused: one is missing, or a run differs from the others in more than this.
     """
     compared = [run for run in runs if run.model in NETWORKS]
+    if others := [run for run in runs if run not in compared]:
+        console.print(f"Left out, since scaling is about ViT and CNN: {', '.join(shown(run.folder) for run in others)}")
     found = once(compared, lambda run: (run.model, run.seed, training_images(run)))
     sizes = sorted({size for _, _, size in found})
     seeds = sorted({seed for _, seed, _ in found})
