@@ -23,6 +23,7 @@ from vit_cnn.models.parts import hidden_weights, weights_and_others
 from vit_cnn.models.size import flops_per_update
 from vit_cnn.models.vit import resized_positions, some_patches
 from vit_cnn.report.results import step_flops
+from vit_cnn.training import muon
 from vit_cnn.training.ema import WeightAverage
 from vit_cnn.training.optim import build_optimizer, set_learning_rate
 
@@ -162,7 +163,8 @@ def test_muon_changes_the_weights_between_the_first_layer_and_the_head() -> None
     assert again.state[vit.positions]["step"] == 1
 
 
-def test_muon_takes_filters_as_matrices_in_either_format() -> None:
+def test_muon_takes_filters_as_matrices_in_either_format(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "has_quick_bf16", lambda device: True)  # as PyTorch's does
     recipe = composed("trainer=cpu", "recipe.optimizer.name=muon", "recipe.optimizer.weight_decay=0.5").recipe.optimizer
     torch.manual_seed(0)
     first = CNN(image_size=8, num_channels=3, num_classes=10)
@@ -191,6 +193,28 @@ def test_muon_takes_filters_as_matrices_in_either_format() -> None:
     state["param_groups"][0]["params"].pop()
     with pytest.raises(Refused, match="muon changed other weights, as in an earlier version of vit_cnn"):
         build_optimizer(first, recipe, {"muon": state, "adamw": optimizers[0].adamw.state_dict()})
+
+
+@pytest.mark.parametrize("is_quick", [True, False])
+def test_muon_is_in_fp32_where_bf16_is_slow(is_quick: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(muon, "has_quick_bf16", lambda device: is_quick)
+    torch.manual_seed(0)
+    layers = nn.Sequential(*(nn.Linear(48, 48) for _ in range(3)))
+    recipe = composed("trainer=cpu", "recipe.optimizer.name=muon", "recipe.optimizer.weight_decay=0").recipe.optimizer
+    optimizer = build_optimizer(layers, recipe)
+    weight = layers[1].weight
+    for parameter in layers.parameters():
+        parameter.grad = torch.randn_like(parameter)
+    before, gradient = weight.detach().clone(), weight.grad.clone()
+    optimizer.step()
+    # Nesterov's first step is in proportion to the gradient, whose five Newton-Schulz steps are here in float64.
+    x = gradient.double() / gradient.double().norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.775 * gram + 2.0315 * gram @ gram) @ x
+    error = ((before - weight.detach()) / (recipe.lr * 0.2 * 48**0.5) - x).abs().max()
+    assert (error > 1e-3) == is_quick, error
+    assert error < 0.1
 
 
 def test_muon_goes_on_to_the_same_bits(monkeypatch: pytest.MonkeyPatch) -> None:

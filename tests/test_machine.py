@@ -14,6 +14,7 @@ from helpers import run
 from vit_cnn.machine import peak_memory_bytes, versions
 from vit_cnn.models import ViT  # noqa: F401, switches cuDNN's attention off
 from vit_cnn.models.linear import Linear
+from vit_cnn.training import loop
 from vit_cnn.training.speed import peak_flops
 
 FAULTS = """
@@ -55,6 +56,15 @@ def test_the_peak_of_a_run_is_not_that_of_what_came_before_in_its_process() -> N
             before.write(bytes(2**20))
     peak = peak_memory_bytes(torch.device("cpu"))
     assert run("run", "max_steps=1")["peak_memory_bytes"] < peak - 2**27
+
+
+def test_bf16_where_it_is_slow_is_warned_of(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr(loop, "peak_flops", lambda device, precision: 1e9)
+    for precision, is_quick, warned in (("bf16", False, True), ("bf16", True, False), ("fp32", False, False)):
+        caplog.clear()
+        monkeypatch.setattr(loop, "has_quick_bf16", lambda device, is_quick=is_quick: is_quick)
+        run(f"{precision} {is_quick}", "max_steps=1", f"trainer.precision={precision}")
+        assert ("this processor has no units for it" in caplog.text) == warned
 
 
 @pytest.mark.parametrize(("precision", "dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])

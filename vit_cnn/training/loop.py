@@ -27,7 +27,14 @@ from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Failed, Stopped
-from vit_cnn.machine import device_name, forget_peak_memory, keep_freed_memory, peak_memory_bytes, precision_of
+from vit_cnn.machine import (
+    device_name,
+    forget_peak_memory,
+    has_quick_bf16,
+    keep_freed_memory,
+    peak_memory_bytes,
+    precision_of,
+)
 from vit_cnn.models.size import flops_per_image, size_table
 from vit_cnn.processes.together import here, in_turn, own_device, refuse_unlike
 from vit_cnn.run import checkpoint
@@ -209,6 +216,8 @@ def begin(cfg: DictConfig, run_dir: Path, state: State, data: Dataset, plan: Pla
         write_atomically(run_dir / "skipped.txt", lambda file: file.write("\n".join([*data.skipped, ""]).encode()))
         log.warning("%d files cannot be read and are left out: %s", len(data.skipped), run_dir / "skipped.txt")
     device, precision = device_name(torch.device(cfg.trainer.device)), precision_of(cfg.trainer.precision)
+    if precision == "bf16" and not has_quick_bf16(torch.device(cfg.trainer.device)):
+        log.warning("trainer.precision=bf16: this processor has no units for it; fp32 is more than ten times as fast")
     several = f", {here.number} processes that share batches of {cfg.recipe.batch_size}" if here.number > 1 else ""
     network = f"{network_name(cfg.model)} on {device}, {precision}{several}"
     log.info("%s; %d steps", network, plan.last_step)
