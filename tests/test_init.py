@@ -176,6 +176,18 @@ def test_what_stands_around_a_network_is_frozen_with_what_stands_before() -> Non
     assert all(name.startswith(("network.blocks.1.", "network.norm.", "network.head.")) for name in learning)
 
 
+def test_what_a_subclass_adds_stands_before_the_blocks() -> None:
+    vit = begun(*TINY, "model.dropout=0.1").model
+    vit.blocking, vit.registers, vit.extra = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1)), nn.Dropout(0.5)
+    depth = depths(vit)
+    assert {depth[name] for name in ("blocking", "registers", "positions", "embed_patches.bias")} == {0}
+    assert (depth["blocks.0.norm1.bias"], depth["head.bias"]) == (1, 3)
+    frozen = freeze(vit, 1)
+    assert all(any(module is each for each in frozen) for module in (vit.dropout, vit.extra, vit.embed_patches))
+    assert not any(module is vit.blocks[1] or module is vit.blocks for module in frozen)
+    assert not vit.registers.requires_grad
+
+
 def test_the_order_of_a_permutation_belongs_to_its_patches(command: Command) -> None:
     options = [each for each in TINY if not each.startswith("model")]
     networks = ["model=permuted_cnn", "model.permute=patches"]

@@ -14,7 +14,7 @@ from vit_cnn.models import CNN, ViT
 from vit_cnn.models.dropout import Dropout
 from vit_cnn.models.linear import Linear
 from vit_cnn.models.size import count, flops_per_image, layers_of, size_table
-from vit_cnn.models.vit import Attention
+from vit_cnn.models.vit import Attention, Block
 
 VIT = dict(image_size=32, num_channels=3, num_classes=10, patch_size=4, embed_dim=256, hidden_dim=512, num_heads=8,
            num_layers=6, dropout=0.2, stochastic_depth=0.0, patch_dropout=0.0, embedding_std=1.0,
@@ -278,6 +278,23 @@ class Uniform(Attention):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return tokens.mean(dim=1, keepdim=True).expand_as(tokens)
+
+
+class Narrow(Block):
+    """The branches are added by half."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return (tokens + super().forward(tokens)) / 2
+
+
+def test_a_block_of_ones_own_is_used_at_the_end_too() -> None:
+    vit = ViT(**VIT).eval()
+    sizes = {name: VIT[name] for name in ("embed_dim", "hidden_dim", "num_heads")}
+    vit.blocks = nn.ModuleList(Narrow(**sizes, dropout=0, stochastic_depth=0).eval() for _ in vit.blocks)
+    images = torch.randn(2, 3, 32, 32)
+    logits = vit(images)
+    vit.only_cls_at_the_end = False
+    torch.testing.assert_close(vit(images), logits)
 
 
 def test_attention_of_ones_own_is_used_in_the_last_block_too() -> None:

@@ -54,8 +54,8 @@ def test_three_lines_of_python_give_what_the_run_recorded(trained: Path) -> None
 def test_any_size_and_mode(trained: Path, predicting: Predict) -> None:
     Image.new("RGBA", (300, 200), (40, 80, 200, 255)).save("wide.webp")
     Image.new("L", (5, 70)).save("tall.gif")
-    code, printed = predicting("run", "wide.webp", "tall.gif", "--json")
-    assert code == 0
+    code, printed = predicting("run", "wide.webp", "tall.gif", "--json", "--attention", "out.png")
+    assert (code, Path("out.png").exists()) == (0, True)
     answers = json.loads(printed)
     assert [answer["image"] for answer in answers] == ["wide.webp", "tall.gif"]
     assert answers[0]["top"][0]["class"] == "blue sky"

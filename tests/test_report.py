@@ -217,6 +217,8 @@ def test_the_report(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.C
     assert rows["ViT"]["test"] == expected
     assert (rows["ViT"]["seeds"], rows["CNN"]["seeds"]) == ("2", "1")
     assert html.escape("Digits") in text
+    labels = np.load(runs / "vit3" / "predictions.npz")["test_labels"].tolist()
+    assert f"each time gets {max(map(labels.count, labels)) / len(labels):.1%} (test)" in text
     assert "images were others: CIFAR-10." in text
 
 

@@ -89,6 +89,9 @@ def main() -> None:
         print_answers(answers)
     if pictures:
         save_png(pictures[0], arguments.attention)
+        looks = "where the last layer looks, and what reached it through all layers (rollout)"
+        if not arguments.json:
+            console.print(f"{arguments.attention}: each image, {looks}")
     if failed := sum("error" in answer for answer in answers):
         raise Failed(f"{failed} of {len(answers)} images cannot be read")
 
@@ -144,7 +147,6 @@ def save_png(picture: Picture, path: Path) -> None:
         Image.fromarray(picture).save(path, format="PNG")
     except OSError as error:
         raise Failed(f"--attention {path} cannot be written: {error}") from error
-    console.print(f"{path}: each image, where the last layer looks, and what reached it through all layers (rollout)")
 
 
 if __name__ == "__main__":

@@ -101,7 +101,7 @@ def assemble(
     Args:
         fingerprint: hash of the source's images and labels, before any split.
         val_fraction: share of the training images of each class that becomes validation images.
-        max_images: keep about so many images of each split, spread evenly over the classes; ``None`` keeps all.
+        max_images: keep about so many images of each split, the same share of each class; ``None`` keeps all.
         train_share: share of the training images of each class that is kept; a smaller share is part of a larger one.
 
     Raises:

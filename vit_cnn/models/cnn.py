@@ -42,9 +42,10 @@ class CNN(nn.Module):
 def convolution_pair(c_in: int, c_between: int, c_out: int) -> list[nn.Module]:
     """Two 3×3 convolutions, then half the size: [b, c_in, 2h, 2w] → [b, c_out, h, w].
 
-    One batch norm for both, behind the pooling, as in the deck; so the convolutions keep their biases.
-    The second ReLU stands behind the pooling: the largest of four values cut off at 0 is the largest of the four, cut
-    off at 0. The same bits, forward and backward, for a quarter of the work.
+    One batch norm for both, after the pooling, as in the deck. A batch norm right after a convolution would cancel its
+    bias; here a ReLU lies between, so the biases stay. The second ReLU comes after the pooling: the largest of four
+    values cut off at 0 is the largest of the four, cut off at 0. The same bits, forward and backward, for a quarter of
+    the work.
     """
     return [
         nn.Conv2d(c_in, c_between, kernel_size=3, padding=1),

@@ -14,8 +14,8 @@ class Linear(nn.Linear):
     (``experiments/speed``).
 
     Attributes:
-        as_convolution: the switch; ``Linear.as_convolution = False`` leaves everything to PyTorch, as do processors
-            without such units.
+        as_convolution: the switch; ``Linear.as_convolution = False`` leaves everything to PyTorch; it is so already
+            on processors without such units.
 
     Shape: x [..., in_features] → [..., out_features].
     """

@@ -10,40 +10,45 @@ PAIR = 6  # layers of a CNN's pair of convolutions
 
 
 def parts_of(model: nn.Module) -> list[tuple[str, ...]]:
-    """Beginnings of parameter names: what stands before the blocks, each block, what follows them.
+    """What stands before the blocks, each block, what follows them: beginnings of names, as ``begins_with`` takes them.
 
-    Blocks are a ViT's transformer blocks and a CNN's pairs of convolutions. Where a network stands around one of them,
-    its own layers and parameters belong to what stands before.
+    Blocks are a ViT's transformer blocks and a CNN's pairs of convolutions. All that is neither these nor what follows
+    them belongs to what stands before: what a subclass adds, and the layers of a network around one of them.
 
     Raises:
         Refused: it is another network.
     """
     inner = getattr(model, "network", model)
-    within, around = "", []
-    if inner is not model:
-        within, around = "network.", [f"{name}." for name, _ in model.named_children() if name != "network"]
-        around += [name for name, _ in model.named_parameters(recurse=False)]
+    within = "" if inner is model else "network."
     if isinstance(inner, ViT):
-        first = [f"{within}{name}" for name in ("embed_patches.", "cls_token", "positions")]
         blocks = [[f"{within}blocks.{number}."] for number in range(len(inner.blocks))]
         last = [f"{within}norm.", f"{within}head."]
     elif isinstance(inner, CNN):
-        first, last = [], [f"{within}classifier."]
         layers = [f"{within}features.{number}." for number in range(len(inner.features))]
         blocks = [layers[start : start + PAIR] for start in range(0, len(layers), PAIR)]
+        last = [f"{within}classifier."]
     else:
         raise Refused(
             "recipe.freeze_blocks and recipe.layer_decay know the blocks of a ViT and a CNN alone, not those of "
             f"{type(model).__name__}: set them to 0 and 1"
         )
-    return [tuple(part) for part in ([*around, *first], *blocks, last)]
+    of_itself = [*model.named_children(), *model.named_parameters(recurse=False)]
+    within_it = [*inner.named_children(), *inner.named_parameters(recurse=False)] if within else []
+    names = [f"{name}." for name, _ in of_itself] + [f"{within}{name}." for name, _ in within_it]
+    first = [name for name in names if name not in (within, f"{within}blocks.", f"{within}features.", *last)]
+    return [tuple(part) for part in (first, *blocks, last)]
+
+
+def begins_with(name: str, beginnings: tuple[str, ...]) -> bool:
+    """Whether a parameter or a module is one of these, or lies in one."""
+    return f"{name}.".startswith(beginnings)
 
 
 def depths(model: nn.Module) -> dict[str, int]:
     """The part, counted from 0, of each parameter."""
     parts = parts_of(model)
     return {
-        name: next(depth for depth, beginnings in enumerate(parts) if name.startswith(beginnings))
+        name: next(depth for depth, beginnings in enumerate(parts) if begins_with(name, beginnings))
         for name, _ in model.named_parameters()
     }
 
@@ -64,8 +69,8 @@ def freeze(model: nn.Module, blocks: int) -> list[nn.Module]:
         raise Refused(f"recipe.freeze_blocks={blocks}: the {type(model).__name__} has {len(parts) - 2} blocks")
     frozen = tuple(beginning for beginnings in parts[: blocks + 1] for beginning in beginnings)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not name.startswith(frozen))
-    return [module for name, module in model.named_modules() if f"{name}.".startswith(frozen)]
+        parameter.requires_grad_(not begins_with(name, frozen))
+    return [module for name, module in model.named_modules() if begins_with(name, frozen)]
 
 
 def weights_and_others(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

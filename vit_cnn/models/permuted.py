@@ -11,7 +11,7 @@ KINDS = ("nothing", "patches", "within", "everything")
 class Permuted(nn.Module):
     """Permute the values of every image, then call a network.
 
-    The permutation stands behind the augmentation, in training as in evaluation. It is a buffer: a run keeps its own.
+    The permutation comes after the augmentation, in training as in evaluation. It is a buffer: a run keeps its own.
 
     Args:
         network: images [b, num_channels, image_size, image_size] → logits [b, classes].

@@ -8,7 +8,7 @@ Prediction, a theorem for the first: the ViT's patch embedding is linear with in
 weights at the start, its positions are learned from an equally distributed start, and the optimiser treats every
 weight alike. So a permutation of the patches, and one inside all of them, only gives these numbers other names: with
 the weights at the start permuted too, training is the same up to rounding, and over seeds the accuracy is the same.
-It holds since the permutation stands behind the augmentation; a convolutional embedding or fixed positions would
+It holds since the permutation comes after the augmentation; a convolutional embedding or fixed positions would
 break it. The CNN loses much, 10 points or more, since what was nearby is no longer. The other two permutations take
 from the ViT that all patches are embedded alike, and hurt both.
 

@@ -15,14 +15,14 @@ from vit_cnn.run.reading import Run
 def add_probes(page: Page, runs: list[Run], folder: Path) -> None:
     """A section of the findings in ``folder`` that are about ``runs`` or some of them; none, no section."""
     here = {run.folder.resolve() for run in runs}
-    found = []
+    found, others = [], []
     for path in sorted(folder.glob("*.txt")):
         try:
             verdict, *probed = path.read_text(encoding="utf-8").splitlines() or [""]
             if not verdict:
                 raise ValueError("its first line, the verdict, is empty")
             if not probed or not {Path(each).resolve() for each in probed} <= here:
-                console.print(Text(f"{shown(path)} is about other runs and left out."), soft_wrap=True)
+                others.append(path)
                 continue
             figure = path.with_suffix(".png").read_bytes()
             Image.open(io.BytesIO(figure)).verify()
@@ -30,6 +30,9 @@ def add_probes(page: Page, runs: list[Run], folder: Path) -> None:
             found.append((path, verdict, figure, is_old))
         except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a damaged PNG
             console.print(Text(f"{shown(path)} is left out: {one_line(error)}"), soft_wrap=True)
+    if others:
+        are = "is" if len(others) == 1 else f"and {len(others) - 1} more are"
+        console.print(Text(f"{shown(others[0])} {are} about other runs and left out."), soft_wrap=True)
     if not found:
         return
     page.section("Probes", "Claims about the networks put to the test by vit-cnn probe. Intervals are of 95 %.")

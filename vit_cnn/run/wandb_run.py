@@ -53,12 +53,11 @@ class WandbRun:
             self.mode = "disabled"
 
     def start(self, cfg: DictConfig, run_dir: Path) -> None:
-        import wandb
-
         self.id = self.id or secrets.token_hex(4)
         self.mode = choose_mode(cfg.wandb.mode)
         if self.mode == "disabled":
             return
+        import wandb
 
         def init(mode: Any) -> Any:
             return wandb.init(

@@ -1,8 +1,9 @@
 """THE training loop: one function, from config to ``result.json``, to be read from top to bottom.
 
 What differs from the textbook: the images live on the device as uint8 and are augmented there, whole batches at a time;
-every random number is a function of seed, epoch and batch, so that a run that was stopped goes on to the same bits; and
-nothing in a step waits for the device, so that a step can be captured as a CUDA graph.
+order and augmentation are functions of seed, epoch and batch, and a checkpoint holds the state of the generator that
+dropout draws from, so that a run that was stopped goes on to the same bits; and nothing in a step waits for the device,
+so that it can be captured as a CUDA graph.
 
 Free of Hydra's globals: tests and notebooks call ``train(cfg, run_dir)`` as the command line does.
 """

@@ -75,7 +75,7 @@ def build_optimizer(
 
 
 def layer_scales(model: nn.Module, decay: float) -> dict[str, float] | None:
-    """Learning rate of each parameter as a share of the head's: ``decay`` to the power of the blocks between.
+    """Learning rate of each parameter as a share of the head's: ``decay`` for the last block, ``decay``² before.
 
     ``None`` where all learn at the same rate. Source: Clark et al., "ELECTRA", 2020, https://arxiv.org/abs/2003.10555.
 

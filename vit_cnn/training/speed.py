@@ -11,6 +11,9 @@ from vit_cnn.machine import forget_peak_memory
 from vit_cnn.models.linear import Linear
 from vit_cnn.processes.together import here
 
+FEWEST, MOST = 3, 11  # products by which the peak is measured
+PATIENCE = 0.5  # seconds for them
+
 
 @dataclasses.dataclass(frozen=True)
 class Speed:
@@ -33,7 +36,8 @@ class Speed:
 
 @functools.cache  # a sweep asks once, not for each of its jobs
 def peak_flops(device: torch.device, precision: str) -> float:
-    """Operations a second of a large matrix product in the precision of training, times the processes: the best of ten.
+    """Operations a second of a large matrix product in the precision of training, times the processes: the best of ten,
+    or of those that fit into half a second, since a run waits for it.
 
     Its inputs are in that precision from the start: casting them each time would count as work. Leaves no trace in the
     device's peak memory.
@@ -43,15 +47,15 @@ def peak_flops(device: torch.device, precision: str) -> float:
     linear = nn.utils.skip_init(Linear, n, n, bias=False, device=device, dtype=dtype)  # draws no random numbers
     nn.init.ones_(linear.weight)
     rows = torch.ones(n, n, device=device, dtype=dtype)
-    fastest = float("inf")
-    for _ in range(11):  # the first warms up
+    seconds: list[float] = []
+    while len(seconds) < FEWEST or (len(seconds) < MOST and sum(seconds) < PATIENCE):  # the first warms up
         started = time.perf_counter()
         with torch.no_grad():
             product = linear(rows)
         product[0, 0].item()  # waits for the device
-        fastest = min(fastest, time.perf_counter() - started)
+        seconds.append(time.perf_counter() - started)
     if device.type == "cuda":
         del linear, rows, product
         torch.cuda.empty_cache()
         forget_peak_memory(device)
-    return here.number * 2 * n**3 / fastest
+    return here.number * 2 * n**3 / min(seconds)

@@ -70,7 +70,7 @@ class State:
         best: the weights of the best epoch so far, of which ``progress`` speaks; empty before the first.
         average: of the weights, where the recipe asks for one; it is evaluated instead of them.
         frozen: the modules that are not trained.
-        best_is_written: whether ``best.pt`` holds them.
+        best_is_written: whether ``best.pt`` holds ``best``.
     """
 
     model: nn.Module
@@ -100,7 +100,7 @@ class State:
         self.best = {name: tensor.detach().clone() for name, tensor in self.model.state_dict().items()}
 
     def save(self, run_dir: Path, data: Dataset, **about: Any) -> None:
-        """Write ``last.pt``, with ``about`` the run as plain values beside the state, and ``best.pt`` if it is due.
+        """Write ``last.pt``, the state and ``about`` the run some plain values, and ``best.pt`` if it is due.
 
         All processes of a run have the same state, of which the first one writes its own.
 
