@@ -56,6 +56,8 @@ def test_several_seeds() -> None:
     assert "over 3 seeds each, the CNN is 11.0 ± 1.0 points ahead of the ViT" in said
     assert "chance alone would bring about in 10% of such comparisons" in said  # 2 of the 20 ways to deal six out
     assert "in 3 of 3 pairs" in said
+    many = [trained("ViT", seed, 700) for seed in range(6)], [trained("CNN", seed, 800) for seed in range(6)]
+    assert "chance alone would bring about in less than 1% of such comparisons" in concluded(*many[0], *many[1])
     said = concluded(*vits, trained("CNN", 0, 705), trained("CNN", 1, 800), trained("CNN", 2, 800))
     assert "their seeds overlap, so that these runs do not settle it" in said
     assert "with 1 seed of the CNN and 3 of the ViT" in concluded(*vits, cnns[0])

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 
 from vit_cnn import compare, evaluate
 from vit_cnn.data.batches import normalise
+from vit_cnn.run.config import find_images
 from vit_cnn.run.trained import load_config, load_run
 from vit_cnn.training.loop import train
 
@@ -119,3 +120,12 @@ def test_compare(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[s
 
 def test_one_run_at_a_time(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(evaluate.main, ["a", "b"], monkeypatch, capfd) == (2, "error: evaluate takes one run folder\n")
+
+
+def test_an_archive_is_looked_for_in_the_variable_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VIT_CNN_DATA", str(tmp_path))
+    (tmp_path / "photos").mkdir()
+    for name, found in (("cifar", tmp_path), ("folder", tmp_path / "photos")):
+        data = {"_target_": f"vit_cnn.data.{name}", "root": "/nowhere/photos"}
+        find_images(data)
+        assert data["root"] == str(found)

@@ -146,7 +146,7 @@ def test_the_card_of_a_network_of_ones_own_says_where_its_code_is(
     config.write_text(config.read_text().replace("vit_cnn.models.CNN", "nets_of_mine.Mine"))
     assert exporting("cnn", "--trust", "nets_of_mine", "--out", "out")[0] == 0
     card = Path("out/README.md").read_text()
-    assert "the network's own code, `nets\\_of\\_mine`, has to be there too" in card
+    assert "the network's own code, `nets_of_mine`, has to be there too" in card
     assert "photo.jpg --trust nets_of_mine\n" in card
     assert 'load_run("FOLDER", trust="nets_of_mine")' in card
 

@@ -290,6 +290,7 @@ def test_what_networks_are_called() -> None:
     assert network_name({"_target_": "vit_cnn.models.ViT"}) == "ViT"
     assert network_name({"_target_": "my_package.ViT"}) == "my_package.ViT"
     assert network_name({"_target_": "my_package.nets.MyNetwork"}) == "MyNetwork"
+    assert network_name({"_target_": "my_package.made", "name": "ViT"}) == "my_package.made.ViT"
     assert network_name({"_target_": "timm.create_model", "model_name": "hf-hub:timm/resnet18"}) == "resnet18"
     assert network_name({"_target_": "torchvision.models.get_model", "name": "vit_b_16"}) == "vit_b_16"
     assert network_name(composed("model=permuted_cnn").model) == "Permuted-CNN"

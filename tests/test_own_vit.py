@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import TINY, call, composed
 
 from vit_cnn import predict, probe
+from vit_cnn.play import looks
 from vit_cnn.report.build import build
 from vit_cnn.run.reading import find_runs
+from vit_cnn.run.trained import load_run
 from vit_cnn.training.loop import train
 
 OWN = """
@@ -18,6 +21,10 @@ class Named(ViT):
     pass
 
 class WithRegisters(ViT):
+    def __init__(self, **sizes):
+        super().__init__(**sizes)
+        self.embed_patches = torch.nn.Sequential(self.embed_patches)
+
     def embed(self, images):
         tokens = super().embed(images)
         return torch.cat([tokens, torch.zeros_like(tokens[:, :2])], dim=1)
@@ -48,7 +55,14 @@ def test_what_can_be_drawn_is_drawn(monkeypatch: pytest.MonkeyPatch, capfd: pyte
         assert Path(f"report/{name}.png").exists(), name
     said = "attention_withregisters is left out: 19 tokens are not CLS and a square of patches"
     assert said in page
+    assert "filters_withregisters is left out: " in page
     assert not Path("report/attention_withregisters.png").exists()
+    assert not Path("report/filters_withregisters.png").exists()
+
+    network = load_run("runs/registers").model
+    assert set(looks.ways([network])) == {"last", "rollout", "1.1", "1.2", "2.1", "2.2"}
+    where, said = looks.look(network, torch.zeros(1, 3, 32, 32), way="last", label=0)
+    assert (where, said.partition(":")[0]) == (None, "no map")
 
     code, printed = call(probe.main, ["inside", "runs/cnn", "runs/named"], monkeypatch, capfd)
     assert code == 0, printed

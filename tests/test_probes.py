@@ -150,6 +150,13 @@ def test_no_point_of_the_patches_lies_outside_its_panel() -> None:
     assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] > 1 for axes in figure.axes)
 
 
+def test_images_that_one_size_of_square_divides_have_one_sentence_for_it() -> None:
+    conditions = [("shuffled", 2), ("dropped", 2)]
+    samples = {name: [np.ones((3, 8))] for name in ("ViT", "CNN")}
+    said = patches.verdict_of(samples, ("ViT", "CNN"), conditions, [2])
+    assert said.count("with squares of 2 px shuffled") == said.count("with squares of 2 px dropped") == 1
+
+
 def test_corruption(runs: Path, probing: Probe) -> None:
     code, printed = probing("corruption", runs / "vit3", runs / "cnn3", "--images", 20)
     assert code == 0, printed
@@ -322,7 +329,7 @@ def test_scaling(probing: Probe) -> None:
     run(Path("runs/hybrid"), "model=hybrid", *[each.replace("model.", "model.network.") for each in SMALL_VIT])
     code, printed = probing("scaling", "runs")
     assert code == 0, printed
-    assert "Left out, since scaling is about ViT and CNN: runs/hybrid" in printed
+    assert "Left out, since this is about ViT and CNN: runs/hybrid" in printed
     said = check_files("scaling", printed)
     assert said.startswith("Exponents of the error: ViT ")
     assert "cross" in said

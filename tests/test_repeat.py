@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
@@ -10,6 +11,7 @@ import pytest
 from helpers import TINY, composed
 from omegaconf import OmegaConf
 
+from vit_cnn.report import repeat
 from vit_cnn.report.groups import label_runs
 from vit_cnn.report.repeat import command_of, overrides_of, settings_of
 from vit_cnn.run.reading import find_runs
@@ -57,6 +59,16 @@ def test_a_network_of_ones_own_that_conf_does_not_have() -> None:
     config = plain("model=cnn", "data=digits")
     config["model"]["_target_"] = "my_package.MyNetwork"
     assert overrides_of(config) is None
+
+
+def test_a_file_of_a_fork_that_builds_on_others_in_its_own_way_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(repeat.CONF, tmp_path / "conf")
+    (tmp_path / "conf" / "model" / "mine.yaml").write_text("defaults:\n  - backbone: small\n")
+    (tmp_path / "conf" / "model" / "other.yaml").write_text("defaults:\n  - /model/vit\n")
+    monkeypatch.setattr(repeat, "CONF", tmp_path / "conf")
+    assert repeat.options_like("model", {"_target_": "vit_cnn.models.CNN"}) == ["cnn"]
 
 
 def test_the_command_repeats_a_group(command: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from vit_cnn.report import __main__ as report
 from vit_cnn.report import curves, deck
 from vit_cnn.report.build import build
 from vit_cnn.report.claims import all_of_training, check_claims, gap
+from vit_cnn.report.figures import per_class
 from vit_cnn.report.groups import by_label, label_runs
 from vit_cnn.run.reading import Run, find_runs
 from vit_cnn.training.loop import train
@@ -147,6 +149,22 @@ def test_what_can_change_a_figure_is_in_the_label(runs: Path, changes: dict[str,
     )
 
 
+def test_an_argument_that_only_some_networks_were_given_tells_them_apart(runs: Path) -> None:
+    change(runs / "vit4", **{"model.extra": 0.1})
+    labels = {each.folder.name: each.label for each in label_runs(find_runs([runs]))}
+    assert (labels["vit3"], labels["vit4"]) == ("ViT", "ViT extra=0.1")
+
+
+def test_a_class_without_test_images_has_no_accuracy() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        colours = {"ViT": "#000000"}
+        figure = per_class(["a", "b"], {"ViT": [np.array([True, False])] * 2}, np.array([0, 0]), colours)
+    widths = [bar.get_width() for bar in figure.axes[0].patches]
+    assert widths[0] == 0.5
+    assert np.isnan(widths[1])
+
+
 def test_seeds_of_several_machines_can_be_put_together_without_their_times(runs: Path) -> None:
     change(runs / "vit4", device="another processor, 8 threads")
     for any_machine, seeds in ((False, ["1", "1"]), (True, ["2"])):
@@ -241,6 +259,8 @@ def test_running_failed_and_broken_off_runs_are_listed(runs: Path, caplog: pytes
         (runs / name / "result.json").unlink()
         said = {"status": status, "message": f"message {name}", "pid": 2**22 + 1}  # above any process
         (runs / name / "status.json").write_text(json.dumps(said))
+    shutil.copytree(runs / "a", runs / "d")
+    (runs / "d" / ".hydra" / "lock").write_text("process 9 on another machine")
     with open(runs / "a" / "metrics.jsonl", "a") as file:
         file.write('{"step": 99, "tor')
     config = runs / "c" / ".hydra" / "config.yaml"
@@ -248,7 +268,7 @@ def test_running_failed_and_broken_off_runs_are_listed(runs: Path, caplog: pytes
     build(find_runs([runs]), Path("out"), look_inside=False)
     assert "ViT num_heads=3 is left out of the curves: " in caplog.text
     listed = {row["folder"]: row for row in csv.DictReader(open("out/runs.csv"))}
-    assert [listed[f"runs/{name}"]["status"] for name in "abc"] == ["broken off", "failed", "stopped"]
+    assert [listed[f"runs/{name}"]["status"] for name in "abcd"] == ["broken off", "failed", "stopped", "running"]
     assert listed["runs/b"]["message"] == "message b"
     best = json.loads((runs / "vit3" / "result.json").read_text())["val/acc"]
     assert listed["runs/b"]["best validation"].startswith(f"{best:.2%}, epoch ")

@@ -110,6 +110,9 @@ def test_resume_by_command_changes_only_what_it_may(command: Command, monkeypatc
         assert code == 2, printed
     code, printed = command("resume=run", "seed=1")
     assert "seed=1 cannot change in a resumed run" in printed
+    code, printed = command("resume=run", "hydra.run.dir=other")
+    assert (code, "resume=run goes on in that folder: leave out hydra.run.dir=other" in printed) == (2, True)
+    assert not Path("other").exists()
     code, printed = command("resume=nowhere")
     assert code == 2
     assert "resume=nowhere is not a run folder" in printed

@@ -221,6 +221,8 @@ def test_who_is_asked_before_long_work(monkeypatch: pytest.MonkeyPatch, capfd: p
     monkeypatch.setattr(estimate, "is_wanted", lambda: pytest.fail("nobody is there to answer"))
     assert call(estimate.main, ["--train", "data=digits"], monkeypatch, capfd)[0] == 0  # not a terminal
     assert started.pop()[1:] == ["-m", "vit_cnn.train", "data=digits"]
+    assert call(estimate.main, ["--train", "seed=0,1", "data=digits"], monkeypatch, capfd)[0] == 0
+    assert started.pop()[1:] == ["-m", "vit_cnn.train", "-m", "seed=0,1", "data=digits"]
     monkeypatch.setattr(estimate, "console", Console(force_terminal=True))
     monkeypatch.setattr(sys, "stdin", open(os.openpty()[1]))
     assert call(estimate.main, ["--train", "--yes", "data=digits"], monkeypatch, capfd)[0] == 0

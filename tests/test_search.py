@@ -79,6 +79,16 @@ def test_a_network_of_ones_own_is_searched_and_its_best_can_be_run(say: Say, com
     again = shlex.split(printed.splitlines()[-1])
     code, printed = command(*again[3:], "trainer=cpu", "trainer.log_every=2", "hydra.run.dir=again")
     assert code == 0, printed
+    networks = ["model=timm", "model.model_name=test_resnet", "+model.drop_rate=0,0.1"]
+    code, printed = say(*networks, *few[1:7], "max_steps=2", "--trials", "1", "--folder", "timm")
+    assert code == 0, printed
+    assert "Trial 0: +model.drop_rate=0" in printed
+    Path("my_conf/model/cnn.yaml").touch()
+    code, printed = say("--config-dir", "my_conf", "model=cnn", *few[1:])
+    assert (code, printed) == (
+        2,
+        "error: my_conf/model/cnn.yaml is hidden by conf/model/cnn.yaml: give it another name\n",
+    )
     code, printed = say("--config-dir", "nowhere", *few)
     assert (code, printed) == (2, "error: --config-dir nowhere is not a folder\n")
 

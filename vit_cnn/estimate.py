@@ -26,7 +26,6 @@ from torch import Tensor
 from vit_cnn import config
 from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, params_of, without
 from vit_cnn.config.network import build_network
-from vit_cnn.config.paste import searchpath
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
 from vit_cnn.errors import exit_with_code, for_child
@@ -55,13 +54,15 @@ def main() -> None:
     parser.add_argument("--yes", action="store_true", help="do not ask")
     arguments = parser.parse_intermixed_args()
     folder = arguments.config_dir
-    seconds = estimate([*arguments.overrides, *searchpath(folder)])
+    seconds = estimate([*arguments.overrides, *config.searchpath(folder, arguments.overrides)])
     if not arguments.train:
         return
     if seconds > LONG and not arguments.yes and sys.stdin.isatty() and console.is_terminal and not is_wanted():
         console.print("Nothing was started.")
         return
     given = ["--config-dir", str(folder)] if folder else []
+    if any(each.is_sweep_override() for each in overrides_of(None, arguments.overrides)):
+        given = ["-m", *given]
     os.execve(sys.executable, [sys.executable, "-m", "vit_cnn.train", *given, *arguments.overrides], for_child())
 
 

@@ -15,7 +15,6 @@ from filelock import FileLock
 from hydra import initialize_config_dir
 
 from vit_cnn import config
-from vit_cnn.config.paste import searchpath
 from vit_cnn.config.space import read_space
 from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.run.lock import locked
@@ -64,7 +63,7 @@ def main() -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
-        fixed, space = read_space([*arguments.overrides, *searchpath(arguments.config_dir)])
+        fixed, space = read_space([*arguments.overrides, *config.searchpath(arguments.config_dir, arguments.overrides)])
         about = {"overrides": fixed, "space": {key: str(space[key]) for key in space}}
         study = open_study(arguments.folder, about, arguments.pruner, arguments.prune_from)
         with contextlib.ExitStack() as lock:

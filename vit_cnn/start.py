@@ -65,6 +65,8 @@ def run(composed: DictConfig) -> None:
                 raise Refused("resume= goes on with one run, -m starts many: leave out one of the two")
             sweep.run_job(run_dir, lambda: config.check(composed))
             return
+        if composed.resume and Path(composed.resume).resolve() != run_dir.resolve():
+            raise Refused(f"resume={composed.resume} goes on in that folder: leave out hydra.run.dir={run_dir}")
         is_own = is_own or claims(run_dir)
         if not is_own:
             raise taken(run_dir)
@@ -155,9 +157,7 @@ def refuse_hidden_files() -> None:
     runtime = HydraConfig.get().runtime
     for source in runtime.config_sources:
         for group, choice in runtime.choices.items() if source.provider == "command-line" else ():
-            file = Path(group.split("@")[0], f"{choice}.yaml")
-            if Path(source.path, file).exists() and (config.CONF / file).exists():
-                raise Refused(f"{Path(source.path, file)} is hidden by conf/{file}: give it another name")
+            config.refuse_hidden_file(Path(source.path), group, str(choice))
 
 
 def taken(run_dir: Path) -> Refused:

@@ -116,7 +116,7 @@ def check_same_settings(cfg: DictConfig, run_dir: Path) -> None:
 def what_matters(cfg: Any) -> dict[str, Any]:
     """What of a config can change the result: not how it is logged, nor where the images' cache lies."""
     plain = cast(dict[str, Any], OmegaConf.to_container(cfg))
-    plain["data"]["root"] = str(Path(plain["data"].get("root", "")).expanduser().resolve())
+    plain["data"]["root"] = str(Path(plain["data"].get("root") or "").expanduser().resolve())
     return {key: value for key, value in flat(plain).items() if not key.startswith(CHANGES_NOTHING)}
 
 

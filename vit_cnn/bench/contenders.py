@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from vit_cnn.bench import peers
 from vit_cnn.bench.noise import noise_config
+from vit_cnn.errors import Refused
 from vit_cnn.machine import device_name, keep_freed_memory, precision_of, versions
 from vit_cnn.models import CNN, ViT
 from vit_cnn.processes.together import own_device
@@ -46,7 +47,10 @@ class Contenders:
     @property
     def machine(self) -> str:
         software = f"Python {versions()['python']}, torch {versions()['torch']}"
-        others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("timm", "vit-pytorch"))
+        try:
+            others = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("timm", "vit-pytorch"))
+        except importlib.metadata.PackageNotFoundError as error:
+            raise Refused('the benchmark needs timm and vit-pytorch: pip install "vit_cnn[bench]"') from error
         peak = f"{self.peak / 1e9:,.0f} GFLOP/s in a large matrix product"
         return f"{device_name(self.device)}, {software}, {others}, {precision_of(self.cfg.trainer.precision)}, {peak}"
 

@@ -19,6 +19,7 @@ from torchvision import transforms
 
 from vit_cnn.config.schema import Recipe
 from vit_cnn.data import Dataset, Split
+from vit_cnn.errors import Refused
 from vit_cnn.machine import precision_of
 from vit_cnn.models.dropout import Dropout
 from vit_cnn.training.optim import build_optimizer
@@ -164,7 +165,8 @@ class Pictures(torch.utils.data.Dataset[tuple[Tensor, int]]):
 def data_loader(data: Dataset, recipe: Recipe) -> torch.utils.data.DataLoader[tuple[Tensor, int]]:
     """The usual way to training images: a ``DataLoader`` with a worker for each core, up to eight."""
     scale, ratio = recipe.augment.crop_scale, recipe.augment.crop_ratio
-    assert scale is not None
+    if scale is None:
+        raise Refused("recipe.augment.crop_scale=null: the benchmark's DataLoader crops, as recipe=deck does")
     transform = transforms.Compose(
         [
             transforms.RandomHorizontalFlip(),

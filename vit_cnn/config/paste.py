@@ -7,7 +7,6 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from vit_cnn.errors import Refused
 from vit_cnn.processes.together import here
 
 PLAIN_WORD = re.compile(r"[A-Za-z_/][A-Za-z0-9_/.-]*")  # needs no quotes in Hydra's grammar
@@ -28,19 +27,6 @@ def resume_command(run_dir: Path, trust: str | None = None) -> str:
 def resume_words(run_dir: Path, trust: str | None = None) -> list[str]:
     """The overrides that go on with a run, quoted for Hydra alone."""
     return [f"resume={in_hydra_grammar(str(run_dir))}", *([f"trust={in_hydra_grammar(trust)}"] if trust else [])]
-
-
-def searchpath(folder: Path | None) -> list[str]:
-    """``--config-dir`` as an override, for commands that compose without Hydra's command line.
-
-    Raises:
-        Refused: there is no such folder.
-    """
-    if folder is None:
-        return []
-    if not folder.is_dir():
-        raise Refused(f"--config-dir {folder} is not a folder")
-    return [f"hydra.searchpath=[{in_hydra_grammar(f'file://{folder.resolve()}')}]"]
 
 
 def in_hydra_grammar(value: Any) -> str:

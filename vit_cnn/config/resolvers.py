@@ -68,15 +68,15 @@ def file_name(text: str) -> str:
 
 
 def folder_name(root: str) -> str:
-    return Path(root).resolve().name
+    return Path(root).expanduser().resolve().name
 
 
 def folder_num_classes(root: str) -> int:
-    return len(class_names(Path(root)))
+    return len(class_names(Path(root).expanduser()))
 
 
 def folder_image_size(root: str) -> int:
-    return common_image_size(Path(root))
+    return common_image_size(Path(root).expanduser())
 
 
 for resolver in (

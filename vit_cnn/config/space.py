@@ -25,7 +25,7 @@ def read_space(command: list[str]) -> tuple[list[str], "dict[str, BaseDistributi
         Refused: there is nothing to search, or a value at an end of what is searched is not allowed.
     """
     # Of several for the same key, the last one holds.
-    found: dict[str, Override] = {each.key_or_group: each for each in overrides_of(params_of(command), command)}
+    found: dict[str, Override] = {each.get_key_element(): each for each in overrides_of(params_of(command), command)}
     space = {key: distribution(each) for key, each in found.items() if each.is_sweep_override()}
     fixed = [each.input_line or "" for each in found.values() if not each.is_sweep_override()]
     if not space:

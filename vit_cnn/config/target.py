@@ -40,7 +40,8 @@ def network_name(model: Mapping[str, Any]) -> str:
         return f"Permuted-{network_name(inner)}"
     for key in ("model_name", "name"):
         if isinstance(name := model.get(key), str):
-            return name.rsplit("/", maxsplit=1)[-1]
+            short = name.rsplit("/", maxsplit=1)[-1]
+            return f"{target}.{short}" if short in OWN else short
     name = target.rsplit(".", maxsplit=1)[-1]
     return target if name in OWN and not target.startswith("vit_cnn.") else name
 

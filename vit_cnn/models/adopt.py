@@ -62,8 +62,8 @@ def fit_positions(found: Weights, here: Weights) -> list[str]:
 
 def fit_patches(found: Weights, model: ViT) -> list[str]:
     """Resize the weights of the patch embedding, each a patch of pixels, to another size of patch."""
-    weight, here = found.get("embed_patches.weight"), model.embed_patches.weight
-    if weight is None or weight.ndim != 2 or weight.shape == here.shape:
+    weight, here = found.get("embed_patches.weight"), getattr(model.embed_patches, "weight", None)
+    if weight is None or here is None or not weight.ndim == here.ndim == 2 or weight.shape == here.shape:
         return []
     channels = here.shape[1] // model.patch_size**2
     before = math.isqrt(weight.shape[1] // channels)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from vit_cnn.errors import Refused
 from vit_cnn.models import CNN, ViT
 from vit_cnn.models.attention_maps import cls_attention, rollout
 from vit_cnn.models.hybrid import Hybrid
@@ -18,7 +19,7 @@ def ways(networks: list[nn.Module]) -> dict[str, str]:
     if not vits:
         return {}
     layers = min(len(vit.blocks) for vit in vits)
-    heads = min(module.num_heads for vit in vits for module in vit.modules() if isinstance(module, Attention))
+    heads = min((each.num_heads for vit in vits for each in vit.modules() if isinstance(each, Attention)), default=0)
     found = {LAST: "last layer, mean of its heads", ROLLOUT: "rollout: through all layers"}
     for layer in range(layers, 0, -1):
         found |= {f"{layer}.{head}": f"layer {layer}, head {head}" for head in range(1, heads + 1)}
@@ -85,11 +86,11 @@ def look(network: nn.Module, images: Tensor, *, way: str, label: int) -> tuple[T
     """
     if isinstance(network, Permuted):
         return None, "no map: it sees the pixels in another order"
-    if vit := vit_of(network):
-        return attention(network, images, way), f"where it looks: {ways([vit])[way]}"
     try:
+        if vit := vit_of(network):
+            return attention(network, images, way), f"where it looks: {ways([vit])[way]}"
         found = class_activation(network, images, label)
-    except (ValueError, RuntimeError, AssertionError) as error:  # a network of others may be anything
+    except (Refused, ValueError, RuntimeError, AssertionError) as error:  # a network of others may be anything
         return None, f"no map: {error}"
     if found.ndim < 2 or found.numel() == 1:
         return None, "no map: its last convolution has a single place"

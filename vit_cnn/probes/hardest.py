@@ -3,6 +3,7 @@
 import logging
 
 import numpy as np
+import torch
 from matplotlib.figure import SubFigure
 
 from vit_cnn.arrays import Array
@@ -29,18 +30,18 @@ def draw_hardest(part: SubFigure, runs: list[Run], rights: list[Array], logits: 
     except Refused as error:
         log.warning("Without the hardest images: %s", error)
         return
-    images = from_unit(getattr(data, split).images / 255)
     labels = getattr(data, split).labels
     guesses = np.stack(logits).argmax(axis=2)
     part.suptitle(f"Hardest images, by how many of {len(runs)} runs are wrong", fontsize=10)
     chosen = hardest(len(runs) - np.sum(rights, axis=0), ROWS * COLUMNS)
+    images = from_unit(getattr(data, split).images[torch.from_numpy(chosen)] / 255)
     panels = part.subplots(ROWS, COLUMNS).ravel()
     is_wrong = ~np.stack(rights).astype(bool)
     for panel in panels:
         panel.axis("off")
-    for panel, place in zip(panels, chosen, strict=False):
+    for panel, place, image in zip(panels, chosen, images, strict=False):
         truth, said = labels[place], mistake(guesses[:, place], is_wrong[:, place])
-        panel.imshow(images[place])
+        panel.imshow(image)
         panel.set_title(f"{data.classes[truth]},\ntaken for {data.classes[said]}", fontsize=8)
 
 

@@ -43,13 +43,13 @@ def probe(runs: list[Run], look: Look) -> Findings:
     vits = {label: network.model for label, network in networks.items() if isinstance(network.model, ViT)}
     if not vits:
         raise Refused(f"{runs[0].folder}: a {runs[0].model} has no attention to look at; add the run of a ViT")
-    pair = sorted(pair_of(groups), key=lambda label: label not in vits)
+    pair = pair_of({label: groups[label] for label in sorted(groups, key=lambda label: label not in vits)})
     images = images_of(runs[0], look)
     if (n := len(images.labels)) < FEWEST:
         raise Refused(f"{runs[0].folder}: inside needs {FEWEST} images or more, not {n}")
     far, uniform, near = {}, {}, {}
     grams: dict[str, Tensor] = {}
-    for label in [*pair, *(vits.keys() - pair)]:
+    for label in dict.fromkeys([*pair, *vits]):
         network = networks[label]
         for module in network.model.modules():
             if isinstance(module, ViT):
@@ -97,7 +97,7 @@ def ends_in_words(ends: dict[str, Interval]) -> str:
     return f"CKA of first and last layer: {a} {x.number()}, {b} {y.number()}, {said}"
 
 
-def draw_cka(figure: Figure, axes: Axes, pair: list[str], alike: Array, layers: list[str]) -> None:
+def draw_cka(figure: Figure, axes: Axes, pair: tuple[str, str], alike: Array, layers: list[str]) -> None:
     """How alike all layers of both networks are, each with each."""
     shown = axes.imshow(alike, cmap="magma", vmin=0, vmax=1, origin="lower")
     names = [layer.rsplit(", ", maxsplit=1)[1] for layer in layers]

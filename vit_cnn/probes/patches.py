@@ -66,7 +66,7 @@ def verdict_of(
     a, b = pair
     small, large = sizes[0], 8 if 8 in sizes else sizes[-1]
     parts = []
-    for what, size in (("shuffled", large), ("shuffled", small), ("dropped", large)):
+    for what, size in dict.fromkeys((("shuffled", large), ("shuffled", small), ("dropped", large))):
         measure = kept([conditions.index((what, size)) + 1])
         shares = [interval(measure, samples[label]) for label in pair]
         less = difference(measure, samples[a], samples[b])

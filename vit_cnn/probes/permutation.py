@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from vit_cnn.errors import Refused
 from vit_cnn.probes.findings import Findings, draw_rows
 from vit_cnn.probes.intervals import FEWEST_SEEDS, Interval, Sample, difference, interval, only
-from vit_cnn.probes.settings import NETWORKS, check_trained_alike, inner_network, permutation_of, rights
+from vit_cnn.probes.settings import NETWORKS, check_trained_alike, inner_network, of_both, permutation_of, rights
 from vit_cnn.probes.subjects import Look, check_finished, once
 from vit_cnn.report.colours import colours_of
 from vit_cnn.report.groups import check_same_data
@@ -38,6 +38,7 @@ CLOSE = 0.01  # of accuracy: an interval of the difference within this far of 0 
 
 def probe(runs: list[Run], look: Look) -> Findings:
     check_finished(runs)
+    runs = of_both(runs, inner_network)
     check_same_data(runs)
     check_trained_alike(runs)
     groups: dict[tuple[str, str], list[Run]] = {}

@@ -1,5 +1,6 @@
 """Runs that were trained for a probe: which networks they are, and that they differ in nothing else."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -104,16 +105,27 @@ def training_images(run: Run) -> int:
     return number
 
 
+def of_both(runs: list[Run], name_of: Callable[[Run], str]) -> list[Run]:
+    """The runs of ViT and CNN; those of other networks are named and left out.
+
+    Raises:
+        Refused: there are none.
+    """
+    found = [run for run in runs if name_of(run) in NETWORKS]
+    if not found:
+        raise Refused(f"{runs[0].folder} and the others: none is of the ViT or the CNN")
+    if others := [run for run in runs if run not in found]:
+        console.print(f"Left out, since this is about ViT and CNN: {', '.join(shown(run.folder) for run in others)}")
+    return found
+
+
 def by_size(runs: list[Run]) -> tuple[list[int], dict[str, list[list[Run]]]]:
     """The numbers of training images, and for each network and seed a run of each number.
 
     Raises:
         Refused: one is missing, or a run differs from the others in more than this.
     """
-    compared = [run for run in runs if run.model in NETWORKS]
-    if others := [run for run in runs if run not in compared]:
-        console.print(f"Left out, since scaling is about ViT and CNN: {', '.join(shown(run.folder) for run in others)}")
-    found = once(compared, lambda run: (run.model, run.seed, training_images(run)))
+    found = once(of_both(runs, lambda run: run.model), lambda run: (run.model, run.seed, training_images(run)))
     sizes = sorted({size for _, _, size in found})
     seeds = sorted({seed for _, seed, _ in found})
     if len(sizes) < 2:

@@ -23,7 +23,9 @@ def main() -> None:
     parser.add_argument("--no-inside", action="store_true", help="leave out the look inside the networks")
     parser.add_argument("--replace", action="store_true", help="also a report of other runs that is in the folder")
     parser.add_argument(
-        "--any-machine", action="store_true", help="seeds on different machines belong together, without their times"
+        "--any-machine",
+        action="store_true",
+        help="seeds on different machines belong together; costs have no times",
     )
     parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="whose code a run may name")
     arguments = parser.parse_args()

@@ -49,7 +49,7 @@ def build(
     Args:
         look_inside: into the networks too, which takes their weights and the images.
         replace: also a report of other runs.
-        any_machine: seeds on different machines belong together; their times are then left out.
+        any_machine: seeds on different machines belong together; the table of costs then has no times.
         probes: folder with what probes have found, of which a section shows what is about these runs.
         trust: as in ``find_runs``.
 
@@ -125,7 +125,8 @@ def check_same_report(runs: list[Run], folder: Path) -> None:
     if (folder / "runs.csv").exists():
         with open(folder / "runs.csv", newline="", encoding="utf-8") as file:
             before = [row.get("folder", "") for row in csv.DictReader(file)]
-    others = [run for run in before if run not in {shown(run.folder) for run in runs}]
+    here = {shown(run.folder.resolve()) for run in runs}
+    others = [each for each in before if shown(Path(each).resolve()) not in here]
     written = f"{datetime.fromtimestamp(page.stat().st_mtime):%Y-%m-%d %H:%M}"
     if others or not before:
         about = f"about other runs ({others[0]})" if others else "not a report that is known here"
@@ -206,7 +207,7 @@ def add_claims(page: Page, best: dict[str, list[Run]]) -> None:
 def add_sweep(page: Page, runs: list[Run], *, machines: bool) -> None:
     """Heat maps, where the ViT's runs differ in two numbers."""
     names = swept(runs, machines=machines)
-    numbers = [name for name in names if all(isinstance(settings_of(run)[name], (int, float)) for run in runs)]
+    numbers = [name for name in names if all(isinstance(settings_of(run).get(name), (int, float)) for run in runs)]
     if len(names) < 2:
         return
     if len(names) > 2 or numbers != names:

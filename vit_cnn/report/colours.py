@@ -5,7 +5,10 @@ from matplotlib.colors import LinearSegmentedColormap, to_hex
 
 # From dark to light. The one in the middle is that of the network's first setting.
 SHADES = {"ViT": ("#12305e", "#2a6fb0", "#62c6d8"), "CNN": ("#7c1d12", "#d1603d", "#f0b35c")}
-OTHERS = [("#14532d", "#3a9d5d", "#a3d977"), ("#4a2377", "#8e5fb5", "#d7a6e0"), ("#333333", "#777777", "#bbbbbb")]
+OTHERS = [
+    ("#14532d", "#3a9d5d", "#a3d977"), ("#4a2377", "#8e5fb5", "#d7a6e0"), ("#333333", "#777777", "#bbbbbb"),
+    ("#5f4b00", "#b59410", "#e6d27a"), ("#7a1244", "#d1478c", "#f2a7cd"), ("#0b4f4f", "#1f9e9e", "#93dada"),
+]  # fmt: skip
 
 
 def colours_of(labels: list[str]) -> dict[str, str]:

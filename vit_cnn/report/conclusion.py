@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from vit_cnn.report.groups import by_label, settings_of, spread
+from vit_cnn.report.groups import by_label, in_words, settings_of, spread
 from vit_cnn.report.results import Predictions, p_value_in_words, right
 from vit_cnn.report.statistics import mcnemar
 from vit_cnn.run.reading import Run
@@ -86,7 +86,8 @@ def several(a: list[float], b: list[float], p_values: list[float]) -> str:
     if min(a) > max(b):
         chance = 2 / math.comb(len(a) + len(b), len(a))
         found = "every seed of the one is above every seed of the other, "
-        found += f"which chance alone would bring about in {chance:.0%} of such comparisons"
+        share = f"{chance:.0%}" if chance >= 0.01 else "less than 1%"
+        found += f"which chance alone would bring about in {share} of such comparisons"
     else:
         found = "their seeds overlap, so that these runs do not settle it"
     if p_values:
@@ -103,7 +104,7 @@ def reservations(runs: list[Run], best: dict[str, list[Run]]) -> str:
     differing = [key for key in keys if len({str(each.get(key)) for each in settings}) > 1]
     if differing:
         listed = ", ".join(
-            f"{key} ({' and '.join(str(each.get(key)) for each in settings)})" for key in differing[:MOST_SETTINGS]
+            f"{key} ({' and '.join(in_words(each.get(key)) for each in settings)})" for key in differing[:MOST_SETTINGS]
         )
         more = len(differing) - MOST_SETTINGS
         found += f"; they were not trained alike: they also differ in {listed}{f' and {more} more' * (more > 0)}"

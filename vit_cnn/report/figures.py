@@ -19,7 +19,9 @@ def per_class(names: list[str], rights: dict[str, list[Array]], labels: Array, c
     axes = figure.add_subplot()
     height = 0.8 / len(rights)
     for position, (label, seeds) in enumerate(rights.items()):
-        values = np.array([[right[labels == k].mean() for k in range(len(names))] for right in seeds])
+        counts = np.bincount(labels, minlength=len(names))
+        hits = np.array([np.bincount(labels[right], minlength=len(names)) for right in seeds])
+        values = np.where(counts > 0, hits / np.maximum(counts, 1), np.nan)
         places = np.arange(len(names)) + (position - (len(rights) - 1) / 2) * height
         mean = values.mean(axis=0)
         spread = None

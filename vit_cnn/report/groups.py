@@ -39,9 +39,10 @@ def label_runs(runs: list[Run], *, machines: bool = True) -> list[Run]:
         for key in sorted(mine):
             is_told = key != RECIPE and key.startswith(("recipe.", "model."))
             others = same_recipe if is_told else same_model
-            if any(key in other and other[key] != mine[key] for other in others):
+            # A key that a run lacks came later and changes nothing there, but for a network, which may take any.
+            if any(key in other or key.startswith("model.") for other in others if other.get(key) != mine[key]):
                 different.append(key)
-        words = [run.model, *(f"{short(key)}={mine[key]}" for key in different)]
+        words = [run.model, *(f"{short(key)}={in_words(mine[key])}" for key in different)]
         labelled.append(dataclasses.replace(run, label=" ".join(words)))
     return sorted(labelled, key=lambda run: (FIRST.get(run.model, len(FIRST)), run.label, run.seed))
 
@@ -49,6 +50,10 @@ def label_runs(runs: list[Run], *, machines: bool = True) -> list[Run]:
 def short(key: str) -> str:
     """The last word of a key that tells something: ``lr`` of ``optimizer.lr``, ``optimizer`` of ``optimizer.name``."""
     return key.removesuffix(".name").rpartition(".")[2]
+
+
+def in_words(value: Any) -> str:
+    return "no" if value == "" else str(value)
 
 
 def settings_of(run: Run, *, machines: bool = True) -> dict[str, Any]:

@@ -30,7 +30,8 @@ def add_data(page: Page, runs: list[Run], data: Dataset | None) -> None:
         chosen = [(data.train.labels == label).nonzero()[:10, 0] for label in range(rows)]
         ten = [torch.nn.functional.pad(each, (0, 10 - len(each)), value=int(each[0])) for each in chosen]
         samples = from_unit(data.train.images[torch.cat(ten)] / 255)
-        caption = f"Ten of each class: {', '.join(data.classes[:rows])}."
+        which = "each class" if rows == len(data.classes) else f"each of the first {rows} classes"
+        caption = f"Ten of {which}: {', '.join(data.classes[:rows])}."
         page.picture("samples", tile(samples, columns=10), caption=caption, enlarged=2)
         vit = next((run for run in runs if run.model == "ViT"), None)
         if vit:
@@ -38,7 +39,7 @@ def add_data(page: Page, runs: list[Run], data: Dataset | None) -> None:
             image = data.train.images[:1] / 255
             patches = from_unit(rearrange(image, "1 c (h p1) (w p2) -> (h w) c p1 p2", p1=p, p2=p))
             side = image.shape[-1] // p
-            caption = f"One image, and its {side**2} patches of {patches[0].size} numbers: what the ViT reads."
+            caption = f"One image, and its {side**2} patches of {image.shape[1] * p * p} numbers: what the ViT reads."
             cut = tile([enlarge(patch, 8) for patch in patches], columns=side, gap=4)
             page.picture("patches", cut, caption=caption)
     for model in dict.fromkeys(run.model for run in runs):
@@ -70,8 +71,8 @@ def add_inside(page: Page, best: dict[str, list[Run]], data: Dataset, colours: d
             continue
         page.heading(label)
         name = group[0].model.lower()
-        if (filters := inside.filters(run)) is not None:
-            page.picture(f"filters_{name}", filters, caption="What the first layer looks for; grey is 0.")
+        caption = "What the first layer looks for; grey is 0."
+        add_picture(page, f"filters_{name}", partial(inside.filters, run), caption)
         if isinstance(run.model, ViT):
             of = "" if name == "vit" else f"_{name}"
             caption = "Where CLS looks, by head of the last layer; on the right attention rollout. Yellow: most."
@@ -82,7 +83,7 @@ def add_inside(page: Page, best: dict[str, list[Run]], data: Dataset, colours: d
             add_picture(page, f"positions{of}", partial(inside.positions, run), caption)
 
 
-def add_picture(page: Page, name: str, draw: Callable[[], Figure | Picture], caption: str) -> None:
+def add_picture(page: Page, name: str, draw: Callable[[], Figure | Picture | None], caption: str) -> None:
     """A picture; a line in its place where it cannot be drawn, as for a subclass of our ViT with other tokens."""
     try:
         picture = draw()
@@ -91,4 +92,5 @@ def add_picture(page: Page, name: str, draw: Callable[[], Figure | Picture], cap
             raise
         page.text(f"{name} is left out: {first_line(error)}")
         return
-    page.picture(name, picture, caption=caption)
+    if picture is not None:
+        page.picture(name, picture, caption=caption)

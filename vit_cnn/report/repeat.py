@@ -1,15 +1,18 @@
 """What was run, so that a reader can run it again: the command, the commit and the settings of each group of runs."""
 
+import contextlib
 import functools
 import itertools
 import shlex
 from typing import Any, cast
 
 from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from vit_cnn.config import CONF
 from vit_cnn.config.paste import in_hydra_grammar
 from vit_cnn.config.schema import NO_FIGURE, flat
+from vit_cnn.errors import Refused
 from vit_cnn.report.groups import by_label, device_of
 from vit_cnn.report.page import Page
 from vit_cnn.run.config import GROUPS
@@ -75,15 +78,22 @@ def overrides_of(config: dict[str, Any]) -> list[str] | None:
 
     An experiment is not among them: what it sets is, value by value.
     """
-    options = [options_like(group, config[group]) for group in GROUPS]
-    return min((overrides_from(choice, config) for choice in itertools.product(*options)), key=len, default=None)
+    found = []
+    for choice in itertools.product(*(options_like(group, config[group]) for group in GROUPS)):
+        with contextlib.suppress(Refused, OmegaConfBaseException):  # timm, which tells a size, may not be here
+            found.append(overrides_from(choice, config))
+    return min(found, key=len, default=None)
 
 
 def options_like(group: str, values: dict[str, Any]) -> list[str]:
     """The files of ``conf/<group>`` that make the same kind of object; those that build on another come last."""
     paths = sorted((CONF / group).glob("*.yaml"), key=lambda path: ("defaults:" in path.read_text(), path))
-    targets = {path.stem: read_option(group, path.stem).get("_target_") for path in paths}
-    return [name for name, target in targets.items() if target == values.get("_target_")]
+    found = []
+    for path in paths:
+        with contextlib.suppress(AttributeError, OSError):  # a fork's file that builds on others in a way of its own
+            if read_option(group, path.stem).get("_target_") == values.get("_target_"):
+                found.append(path.stem)
+    return found
 
 
 def overrides_from(choice: tuple[str, ...], config: dict[str, Any]) -> list[str]:

@@ -141,7 +141,7 @@ def add_mcnemar(page: Page, best: dict[str, list[Run]], predictions: Predictions
                     found.setdefault((first, second), []).append(row)
     if not found:
         return
-    page.heading("Do two networks err on the same images?")
+    page.heading("Do two networks err equally often?")
     for (first, second), rows in found.items():
         which = "" if len(best) == 2 else f"_{network_of(first)}_{network_of(second)}"
         headings = ["seed", f"only {first} right", f"only {second} right", "p"]

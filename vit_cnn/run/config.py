@@ -54,6 +54,12 @@ def find_images(data: dict[str, Any]) -> None:
     ``$VIT_CNN_DATA``. Whether they are the same ones is for those to check who read them.
     """
     if isinstance(root := data.get("root"), str):
-        elsewhere = Path(os.environ.get("VIT_CNN_DATA", "data"), Path(root).name)
-        if not Path(root).exists() and elsewhere.is_dir():
+        here = Path(os.environ.get("VIT_CNN_DATA", "data"))
+        elsewhere = here if is_cifar(data) else here / Path(root).name
+        if not Path(root).expanduser().exists() and elsewhere.is_dir():
             data["root"] = str(elsewhere)
+
+
+def is_cifar(data: dict[str, Any]) -> bool:
+    """Whether they are an archive that lies in ``$VIT_CNN_DATA`` itself."""
+    return str(data.get("_target_")).startswith("vit_cnn.data.") and str(data["_target_"]).endswith(".cifar")

@@ -6,6 +6,7 @@ import functools
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TypeVar
@@ -20,6 +21,8 @@ from vit_cnn.run.files import remove_torn
 log = logging.getLogger(__name__)
 
 FILE = Path(".hydra", "lock")  # in the run folder while a process writes there; a kill leaves it, but not locked
+
+FRESH = 3600  # seconds
 
 HELD: set[Path] = set()  # folders that this process has locked
 
@@ -70,6 +73,15 @@ def opened(path: Path) -> IO[str]:
         except OSError as error:
             raise Refused(f"{path.parent.parent} cannot be written: {error.strerror}") from error
         file.close()
+
+
+def is_written_elsewhere(run_dir: Path) -> bool:
+    """Whether a process of another machine seems to write there: its lock file is there, its metrics are not old."""
+    with contextlib.suppress(OSError, ValueError):
+        _, on, machine = (run_dir / FILE).read_text().partition(" on ")
+        is_fresh = time.time() - (run_dir / "metrics.jsonl").stat().st_mtime < FRESH
+        return bool(on) and machine != socket.gethostname() and is_fresh
+    return False
 
 
 def lock(file: IO[str], path: Path) -> None:

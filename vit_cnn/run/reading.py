@@ -14,6 +14,7 @@ from vit_cnn.config.target import network_name
 from vit_cnn.errors import Refused, one_line, shown
 from vit_cnn.run.config import read_config
 from vit_cnn.run.files import read_json
+from vit_cnn.run.lock import is_written_elsewhere
 from vit_cnn.run.result import is_number, read_result
 
 log = logging.getLogger(__name__)
@@ -55,7 +56,8 @@ class Run:
     def is_cifar10(self) -> bool:
         """Whether its images are CIFAR-10's, of which there are several presets."""
         data = self.config["data"]
-        return f"{data['name']} ".startswith("CIFAR-10 ") and (data["num_classes"], data["image_size"]) == (10, 32)
+        shape = (data["num_classes"], data["image_size"], data["num_channels"])
+        return f"{data['name']} ".startswith("CIFAR-10 ") and shape == (10, 32, 3)
 
     @property
     def continued(self) -> str:
@@ -120,7 +122,7 @@ def read_run(folder: Path, cfg: DictConfig) -> Run:
     status, message, pid = said.get("status", "broken off"), said.get("message", ""), said.get("pid", 0)
     if not (isinstance(status, str) and isinstance(message, str) and isinstance(pid, int)):
         raise Refused(f"{folder / 'status.json'} is not the status of a run: {said!r:.60}")
-    if status == "running" and not is_alive(pid):
+    if status == "running" and not (is_alive(pid) or is_written_elsewhere(folder)):
         status = "broken off"
     result = None
     if (folder / "result.json").exists():

@@ -18,7 +18,7 @@ from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Refused, limit_reached, one_line
 from vit_cnn.images.decode import decode, why_unreadable
 from vit_cnn.run import checkpoint
-from vit_cnn.run.config import FILE, read_config
+from vit_cnn.run.config import FILE, is_cifar, read_config
 from vit_cnn.run.exported import CONFIG, WEIGHTS, is_export, read_about, read_weights
 from vit_cnn.run.reading import Run
 
@@ -153,8 +153,8 @@ def load_images(run: Run) -> Dataset:
     try:
         data: Dataset = instantiate(OmegaConf.create(run.config["data"]))
     except (Refused, InstantiationException) as error:
-        root = str(run.config["data"].get("root", ""))
-        lost = bool(root) and not Path(root).exists()
+        root = run.config["data"].get("root")
+        lost = root and not is_cifar(run.config["data"]) and not Path(root).exists()
         hint = f"; where they are FOLDER/{Path(root).name}, VIT_CNN_DATA=FOLDER finds them" if lost else ""
         raise Refused(f"{run.folder}: its images are not here: {one_line(error)}{hint}") from error
     if run.result and data.fingerprint != run.result["data"]["fingerprint"]:
