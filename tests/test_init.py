@@ -178,9 +178,12 @@ def test_what_stands_around_a_network_is_frozen_with_what_stands_before() -> Non
 
 def test_what_a_subclass_adds_stands_before_the_blocks() -> None:
     vit = begun(*TINY, "model.dropout=0.1").model
+    vit.features = nn.Linear(2, 2)  # as the CNN calls its blocks
     vit.blocking, vit.registers, vit.extra = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1)), nn.Dropout(0.5)
     depth = depths(vit)
-    assert {depth[name] for name in ("blocking", "registers", "positions", "embed_patches.bias")} == {0}
+    assert {depth[name] for name in ("features.bias", "blocking", "registers", "positions", "embed_patches.bias")} == {
+        0
+    }
     assert (depth["blocks.0.norm1.bias"], depth["head.bias"]) == (1, 3)
     frozen = freeze(vit, 1)
     assert all(any(module is each for each in frozen) for module in (vit.dropout, vit.extra, vit.embed_patches))

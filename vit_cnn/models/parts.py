@@ -21,12 +21,12 @@ def parts_of(model: nn.Module) -> list[tuple[str, ...]]:
     inner = getattr(model, "network", model)
     within = "" if inner is model else "network."
     if isinstance(inner, ViT):
-        blocks = [[f"{within}blocks.{number}."] for number in range(len(inner.blocks))]
-        last = [f"{within}norm.", f"{within}head."]
+        middle, last = f"{within}blocks.", [f"{within}norm.", f"{within}head."]
+        blocks = [[f"{middle}{number}."] for number in range(len(inner.blocks))]
     elif isinstance(inner, CNN):
-        layers = [f"{within}features.{number}." for number in range(len(inner.features))]
+        middle, last = f"{within}features.", [f"{within}classifier."]
+        layers = [f"{middle}{number}." for number in range(len(inner.features))]
         blocks = [layers[start : start + PAIR] for start in range(0, len(layers), PAIR)]
-        last = [f"{within}classifier."]
     else:
         raise Refused(
             "recipe.freeze_blocks and recipe.layer_decay know the blocks of a ViT and a CNN alone, not those of "
@@ -35,7 +35,7 @@ def parts_of(model: nn.Module) -> list[tuple[str, ...]]:
     of_itself = [*model.named_children(), *model.named_parameters(recurse=False)]
     within_it = [*inner.named_children(), *inner.named_parameters(recurse=False)] if within else []
     names = [f"{name}." for name, _ in of_itself] + [f"{within}{name}." for name, _ in within_it]
-    first = [name for name in names if name not in (within, f"{within}blocks.", f"{within}features.", *last)]
+    first = [name for name in names if name not in (within, middle, *last)]
     return [tuple(part) for part in (first, *blocks, last)]
 
 

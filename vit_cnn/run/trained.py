@@ -154,7 +154,7 @@ def load_images(run: Run) -> Dataset:
         data: Dataset = instantiate(OmegaConf.create(run.config["data"]))
     except (Refused, InstantiationException) as error:
         root = run.config["data"].get("root")
-        lost = root and not is_cifar(run.config["data"]) and not Path(root).exists()
+        lost = root and not is_cifar(run.config["data"]) and not Path(root).expanduser().exists()
         hint = f"; where they are FOLDER/{Path(root).name}, VIT_CNN_DATA=FOLDER finds them" if lost else ""
         raise Refused(f"{run.folder}: its images are not here: {one_line(error)}{hint}") from error
     if run.result and data.fingerprint != run.result["data"]["fingerprint"]:
