@@ -45,5 +45,6 @@ def test_a_cell_is_what_it_is_called(path: Path) -> None:
 @pytest.mark.parametrize("network", [["model=cnn"], ["model=vit", "model.dropout=0"]])
 def test_debug_knows_a_batch_by_heart(network: list[str]) -> None:
     Path("run").mkdir()
-    train(composed("experiment=debug", *network, "trainer=cpu", "trainer.log_every=1"), Path("run"))
+    small = ["data.image_size=16", "trainer=cpu", "trainer.log_every=1"]
+    train(composed("experiment=debug", *network, *small), Path("run"))
     assert [line["train/acc"] for line in metrics("run") if "train/acc" in line][-1] == 1

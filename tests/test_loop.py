@@ -3,8 +3,6 @@
 import json
 import os
 import statistics
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import torch.nn.functional as F
 from helpers import TINY, call, composed, metrics, run, stop_at, weights
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from trainings import Forked
 
 from vit_cnn import compare, evaluate
 from vit_cnn.config.resolvers import run_folder
@@ -290,9 +289,7 @@ def test_a_run_says_how_well_it_uses_the_machine() -> None:
 
 
 def test_starts_within_a_second_get_folders_of_their_own() -> None:
-    call = [sys.executable, "-m", "vit_cnn.train", *TINY, "max_steps=1"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    started = [subprocess.Popen([*call, f"seed={seed}"], **quiet) for seed in range(3)]
+    started = [Forked(*TINY, "max_steps=1", f"seed={seed}") for seed in range(3)]
     assert [process.wait() for process in started] == [0, 0, 0]
     results = [json.loads(path.read_text()) for path in Path("runs").rglob("result.json")]
     assert sorted(result["seed"] for result in results) == [0, 1, 2]

@@ -33,7 +33,7 @@ SMALL_VIT = [option for option in TINY if option.startswith("model.")]
 
 def run(folder: Path, *overrides: str) -> None:
     folder.mkdir(parents=True)
-    train(composed(*WITHOUT_MODEL, "recipe.augment.flip=false", *overrides), folder)
+    train(composed(*WITHOUT_MODEL, "data.image_size=16", "recipe.augment.flip=false", *overrides), folder)
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_patches(runs: Path, probing: Probe) -> None:
     said = check_files("patches", printed)
     assert said.count("suffers more") + said.count("no clear difference") == 3
     rows = table("patches")
-    assert len(rows) == 2 * 3 * 4
+    assert len(rows) == 2 * 3 * 3
     assert {row["change"] for row in rows} == {"shuffled", "dropped", "occluded"}
 
 
@@ -202,7 +202,7 @@ def test_inside(runs: Path, probing: Probe) -> None:
 
 
 def test_bad_input_is_refused_in_a_line(runs: Path, probing: Probe, tmp_path: Path) -> None:
-    run(tmp_path / "other_size", "model=cnn", "data.image_size=16")
+    run(tmp_path / "other_size", "model=cnn", "data.image_size=32")
     run(tmp_path / "small", "model=cnn", "data.image_size=8")
     shutil.copytree(runs / "cnn3", tmp_path / "unfinished")
     Path("unfinished/result.json").unlink()
@@ -213,7 +213,7 @@ def test_bad_input_is_refused_in_a_line(runs: Path, probing: Probe, tmp_path: Pa
         (["shift", vit, "--split", "train"], "--split train must be val or test"),
         (["shift", vit, "--images", "1"], "--images 1 must be at least 2"),
         (["shift", "unfinished"], "unfinished cannot be probed: it has no result.json"),
-        (["shift", vit, "other_size"], "data.image_size is 32 and 16"),
+        (["shift", vit, "other_size"], "data.image_size is 16 and 32"),
         (["shift", "small"], "small: its images are 8 pixels wide"),
         (["agreement", cnn], "cnn3: agreement compares two runs or more"),
         (["patches", runs / "vit3", runs / "vit4"], "but all runs are of the ViT"),
