@@ -68,6 +68,10 @@ def test_other_settings_are_named() -> None:
     assert "they were not trained alike: they also differ in recipe.epochs (3 and 2)" in said
     said = concluded(trained("ViT", 0, 700, lr=1), trained("ViT", 0, 750, lr=2), trained("CNN", 0, 800, lr=2))
     assert "ahead of the ViT with lr=2" in said
+    other = trained("CNN", 0, 800)
+    other.config["trainer"] = {"compile": True}
+    other.result["device"] = "another"
+    assert "not trained alike" not in concluded(trained("ViT", 0, 700), other)  # what changes the speed alone
     assert "the settings are those with the best validation accuracy, of 2 of the ViT" in said
 
 

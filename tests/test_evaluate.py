@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 import torch.nn.functional as F
 from helpers import TINY, call, composed, run
 from hydra.utils import instantiate
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 
 from vit_cnn import compare, evaluate
 from vit_cnn.data.batches import normalise
+from vit_cnn.errors import Refused
 from vit_cnn.run.config import find_images
 from vit_cnn.run.trained import load_config, load_run
 from vit_cnn.training.loop import train
@@ -36,6 +38,13 @@ def test_evaluate_reproduces_the_result(
             assert printed.count(f"{result[f'{split}/{key}']:.6f}") >= 2, printed
 
 
+@pytest.mark.parametrize("name", ["lr=0.1", "007", "a #2"])
+def test_a_folder_of_any_name(name: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    run(name, "max_steps=1")
+    code, printed = call(evaluate.main, [name, "split=val"], monkeypatch, capfd)
+    assert code == 0, printed
+
+
 def test_flipping_has_a_column_of_its_own(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     result = run("run")
     code, printed = call(evaluate.main, ["run=run", "split=val", "flip=true"], monkeypatch, capfd)
@@ -58,6 +67,12 @@ def test_a_run_of_a_gpu_can_be_used_on_a_cpu(
     cfg.trainer.update({"device": "cuda", "precision": "amp", "cuda_graph": True, "compile": True})
     OmegaConf.save(cfg, "run/.hydra/config.yaml")
     moved = load_config(Path("run"), device="cpu").trainer
+    cfg.trainer.device = "cuda:1"  # and here there is one at most
+    OmegaConf.save(cfg, "run/.hydra/config.yaml")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert load_config(Path("run"), device="auto").trainer.device == "cpu"
+    with pytest.raises(Refused, match="no images were given"):
+        load_run("run").preprocess([])
     assert (moved.device, moved.precision, moved.cuda_graph, moved.compile) == ("cpu", "fp32", False, False)
     code, printed = call(evaluate.main, ["run=run", "device=cpu"], monkeypatch, capfd)
     assert code == 0, printed

@@ -1,6 +1,7 @@
 """A run that begins with the weights of another one: what is taken, what begins anew, and what is refused."""
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from vit_cnn.models.adopt import resized_patches
 from vit_cnn.models.parts import depths, freeze
 from vit_cnn.report.groups import label_runs
 from vit_cnn.run.files import write_json
+from vit_cnn.run.lock import FILE, opened
 from vit_cnn.run.reading import find_runs
 from vit_cnn.training.loop import train
 from vit_cnn.training.optim import layer_scales, set_learning_rate
@@ -136,7 +138,8 @@ def test_all_that_does_not_fit_is_named_and_nothing_is_written(
     shutil.copytree(trained / "vit", "vit")
     shutil.copytree(trained / "vit", "running")
     Path("running/result.json").unlink()
-    write_json(Path("running/status.json"), {"status": "running", "message": "", "pid": 1})
+    write_json(Path("running/status.json"), {"status": "running", "message": "", "pid": os.getpid()})
+    held = opened(Path("running", FILE))
     shutil.copytree(trained / "vit", "early")
     for name in ("best.pt", "result.json"):
         Path("early", name).unlink()
@@ -165,14 +168,17 @@ def test_all_that_does_not_fit_is_named_and_nothing_is_written(
         assert all(message in printed for message in messages), (overrides, printed)
         assert "Traceback" not in printed
         assert sorted(Path().iterdir()) == before
+    held.close()
 
 
 def test_what_stands_around_a_network_is_frozen_with_what_stands_before() -> None:
     around = nn.Module()
     around.network, around.adapter, around.scale = begun(*TINY).model, nn.Linear(2, 2), nn.Parameter(torch.ones(1))
     assert {depth for name, depth in depths(around).items() if not name.startswith("network.")} == {0}
+    around.network.norm.bias.requires_grad_(False)  # by its owner, and so it stays
     freeze(around, 1)
     learning = {name for name, parameter in around.named_parameters() if parameter.requires_grad}
+    assert "network.norm.weight" in learning and "network.norm.bias" not in learning
     assert all(name.startswith(("network.blocks.1.", "network.norm.", "network.head.")) for name in learning)
 
 

@@ -1,5 +1,7 @@
 """The networks: sizes to the parameter, the numbers of plain modules, gradients everywhere, dropout's distribution."""
 
+from typing import Any
+
 import pytest
 import torch
 from einops import rearrange
@@ -297,13 +299,47 @@ def test_a_block_of_ones_own_is_used_at_the_end_too() -> None:
     torch.testing.assert_close(vit(images), logits)
 
 
-def test_attention_of_ones_own_is_used_in_the_last_block_too() -> None:
+class Sharper(Attention):
+    """One that changes queries alone."""
+
+    def queries_keys_values(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        q, k, v = super().queries_keys_values(tokens)
+        return 3 * q, k, v
+
+
+@pytest.mark.parametrize("kind", [Uniform, Sharper, "layer", "block"])
+def test_what_is_ones_own_is_used_in_the_last_block_too(kind: Any) -> None:
     vit = ViT(**VIT).eval()
-    for block in vit.blocks:
-        block.attention = Uniform(embed_dim=VIT["embed_dim"], num_heads=VIT["num_heads"], dropout=0)
+    sizes = {"embed_dim": VIT["embed_dim"], "num_heads": VIT["num_heads"]}
+    for number, block in enumerate(vit.blocks):
+        if kind == "block":
+            layer = nn.TransformerEncoderLayer(sizes["embed_dim"], sizes["num_heads"], 8, batch_first=True)
+            vit.blocks[number] = layer.eval()
+        elif kind == "layer":  # one that wraps another, as those of a LoRA do
+            block.attention.to_qkv = Wrapped(block.attention.to_qkv)
+        else:
+            block.attention = kind(**sizes, dropout=0).eval()
     images = torch.randn(2, 3, 32, 32)
     logits = vit(images)
     vit.only_cls_at_the_end = False
     torch.testing.assert_close(vit(images), logits)
+
+
+class Wrapped(nn.Module):
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.layer, self.weight, self.bias = layer, layer.weight, layer.bias
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return 2 * self.layer(tokens)
+
+
+def test_only_what_has_attention_weights_is_drawn() -> None:
+    vit, images = ViT(**VIT).eval(), torch.randn(2, 3, 32, 32)
+    sizes = {"embed_dim": VIT["embed_dim"], "num_heads": VIT["num_heads"]}
+    vit.blocks[1].attention = Uniform(**sizes, dropout=0)
     with pytest.raises(Refused, match="Uniform mixes tokens otherwise than Attention"):
+        vit.attention_maps(images)
+    vit.blocks[1] = nn.Identity()
+    with pytest.raises(Refused, match="Identity is no Block of ours"):
         vit.attention_maps(images)

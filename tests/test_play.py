@@ -27,6 +27,7 @@ from vit_cnn.play.changes import Changes
 from vit_cnn.play.gallery import Shown
 from vit_cnn.play.looks import LAST
 from vit_cnn.play.stage import Stage
+from vit_cnn.run.lock import only_writer
 from vit_cnn.run.looks import count_looks
 from vit_cnn.training.loop import train
 
@@ -125,14 +126,15 @@ def test_a_run_that_is_still_in_training(runs: Path, caplog: pytest.LogCaptureFi
     for name in ("result.json", "predictions.npz"):
         (young / name).unlink()
     (young / "status.json").write_text(json.dumps({"status": "running", "pid": os.getpid()}))
-    stage = on_stage(Path("runs"))
+    with only_writer(young):
+        stage = on_stage(Path("runs"))
     assert stage.contenders[0].found.about.startswith("still in training after epoch 2 of 2, best validation ")
     assert stage.gallery and not stage.gallery.right
     with pytest.raises(Refused, match="vit has no predictions yet"):
         stage.gallery.next_of((True, False), None)
     assert 'class="network"' in stage.view(stage.first(), LAST, Changes())
     (young / "best.pt").unlink()
-    with pytest.raises(Refused, match="vit has no weights yet: it is running"):
+    with only_writer(young), pytest.raises(Refused, match="vit has no weights yet: it is running"):
         on_stage(young)
     assert [each.name for each in on_stage(Path("runs")).contenders] == ["CNN"]
     assert "no weights yet" in caplog.text

@@ -4,6 +4,7 @@ import csv
 import html
 import itertools
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -23,6 +24,7 @@ from vit_cnn.report.build import build
 from vit_cnn.report.claims import all_of_training, check_claims, gap
 from vit_cnn.report.figures import per_class
 from vit_cnn.report.groups import by_label, label_runs
+from vit_cnn.run.lock import only_writer
 from vit_cnn.run.reading import Run, find_runs
 from vit_cnn.training.loop import train
 
@@ -261,14 +263,20 @@ def test_running_failed_and_broken_off_runs_are_listed(runs: Path, caplog: pytes
         (runs / name / "status.json").write_text(json.dumps(said))
     shutil.copytree(runs / "a", runs / "d")
     (runs / "d" / ".hydra" / "lock").write_text("process 9 on another machine")
+    for name in "ef":  # a process has the number, but that of the first may be another by now
+        shutil.copytree(runs / "a", runs / name)
+        (runs / name / "status.json").write_text(json.dumps({"status": "running", "pid": os.getpid()}))
     with open(runs / "a" / "metrics.jsonl", "a") as file:
         file.write('{"step": 99, "tor')
     config = runs / "c" / ".hydra" / "config.yaml"
     config.write_text(config.read_text().replace("num_heads: 2", "num_heads: 3"))
-    build(find_runs([runs]), Path("out"), look_inside=False)
+    (runs / "e" / ".hydra" / "lock").touch()
+    with only_writer(runs / "f"):
+        build(find_runs([runs]), Path("out"), look_inside=False)
     assert "ViT num_heads=3 is left out of the curves: " in caplog.text
     listed = {row["folder"]: row for row in csv.DictReader(open("out/runs.csv"))}
     assert [listed[f"runs/{name}"]["status"] for name in "abcd"] == ["broken off", "failed", "stopped", "running"]
+    assert [listed[f"runs/{name}"]["status"] for name in "ef"] == ["broken off", "running"]
     assert listed["runs/b"]["message"] == "message b"
     best = json.loads((runs / "vit3" / "result.json").read_text())["val/acc"]
     assert listed["runs/b"]["best validation"].startswith(f"{best:.2%}, epoch ")

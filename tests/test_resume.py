@@ -126,6 +126,8 @@ def test_resume_by_command_changes_only_what_it_may(command: Command, monkeypatc
     code, printed = command("resume=run")
     assert code == 0
     assert "is finished; nothing to do" in printed
+    run("short", "recipe.epochs=1", "max_steps=1000")
+    assert "A larger recipe.epochs trains it further." in command("resume=short")[1]
     assert Path("run/result.json").read_bytes() == before
 
     code, printed = command("resume=run", "recipe.epochs=2")

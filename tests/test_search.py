@@ -259,6 +259,12 @@ def test_a_folder_may_be_called_whatever_a_file_system_allows(say: Say) -> None:
     assert (code, "Trial 0: validation accuracy" in printed) == (0, True), printed
 
 
+def test_a_folder_called_test_is_stopped_as_any_other(say: Say, monkeypatch: pytest.MonkeyPatch) -> None:
+    stop_at(monkeypatch, 2)
+    code, printed = say(*FEW, *SPACE, "--trials", "1", "--folder", "runs/test=true")
+    assert (code, "Stopped; the same command goes on." in printed) == (3, True), printed
+
+
 def test_another_search_in_the_same_folder_is_refused(say: Say) -> None:
     assert say(*FEW, *SPACE, "--trials", "1", "max_steps=1")[0] == 0
     code, printed = say(*FEW, *SPACE, "--trials", "1", "max_steps=2")

@@ -10,6 +10,7 @@ from helpers import TINY, composed, metrics, run, stop_at, wandb_records
 
 from vit_cnn.config import checks
 from vit_cnn.errors import Stopped
+from vit_cnn.report import upload
 from vit_cnn.report.upload import upload_report
 
 Command = Callable[..., tuple[int, str]]
@@ -116,6 +117,17 @@ def test_artifacts_are_uploaded_where_the_run_is_online_and_wanted(online: list[
     (artifact,) = online[2].artifacts
     assert (online[2].options["id"], online[2].options["resume"]) == (result["wandb"]["id"], "must")
     assert set(artifact.manifest.entries) == {"report.html"}
+
+
+def test_a_stop_during_the_upload_of_a_report_is_after_the_end(
+    online: list[Online], command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(upload, "upload_report", interrupted)
+    code, printed = command(*TINY, "max_steps=1", "wandb.mode=online", "wandb.artifacts=true", "hydra.run.dir=run")
+    assert (code, printed.splitlines()[-1]) == (130, "Stopped; run is finished.")
 
 
 def test_nothing_is_staged_offline(monkeypatch: pytest.MonkeyPatch) -> None:

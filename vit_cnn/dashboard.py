@@ -104,7 +104,7 @@ def main() -> None:
     )  # the library has no public way to write one
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(specification, indent=2) + "\n")
-    print(f"No W&B key or network: the specification is in {arguments.out}.")
+    print(f"Not online (no W&B key, or WANDB_MODE says so): the specification is in {arguments.out}.")
     print("To publish it: wandb login, wandb sync --sync-all, then the same command with --entity <user or team>")
 
 

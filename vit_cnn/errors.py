@@ -55,6 +55,10 @@ class Stopped(Exception):
         self.command = command
 
 
+class StoppedBeforeTest(Stopped):
+    """All of the training is done; only the look at the test images is left."""
+
+
 def for_child() -> dict[str, str]:
     """The environment for a process that this one starts: without what was set above, so that errors stay a line."""
     return {key: value for key, value in os.environ.items() if key != "HYDRA_FULL_ERROR" or WANTS_TRACEBACK}

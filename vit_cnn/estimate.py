@@ -4,6 +4,7 @@ Times a few training steps and evaluation batches of each job on random images.
 """
 
 import argparse
+import functools
 import math
 import os
 import statistics
@@ -11,12 +12,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import torch
-import torch.nn.functional as F
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich import box
 from rich.progress import track
 from rich.prompt import Confirm
@@ -25,7 +26,7 @@ from torch import Tensor
 
 from vit_cnn import config
 from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, params_of, without
-from vit_cnn.config.network import build_network
+from vit_cnn.config.schema import Recipe
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
 from vit_cnn.errors import exit_with_code, for_child
@@ -34,9 +35,10 @@ from vit_cnn.processes.together import own_device
 from vit_cnn.run.display import duration
 from vit_cnn.training.cuda_graph import Captured
 from vit_cnn.training.loop import compiled
-from vit_cnn.training.optim import build_optimizer
 from vit_cnn.training.precision import autocast_for, use_whole_fp32
 from vit_cnn.training.scoring import BATCH_SIZE
+from vit_cnn.training.state import build_state
+from vit_cnn.training.step import training_step
 
 STEPS = 3  # timed, after those that warm up
 LONG = 3600  # seconds of work before which --train asks
@@ -91,7 +93,7 @@ def estimate(overrides: list[str]) -> float:
                 datasets[str(cfg.data)] = instantiate(cfg.data)
             data = datasets[str(cfg.data)]
             sizes = (cfg.recipe.batch_size, cfg.data.image_size, cfg.data.num_channels)
-            key = str((cfg.model, cfg.trainer, cfg.recipe.optimizer.name, *sizes))
+            key = str((cfg.model, cfg.trainer, cfg.init, cfg.recipe.freeze_blocks, cfg.recipe.optimizer.name, *sizes))
             if key not in speeds:
                 speeds[key] = measure(cfg)
             step_seconds, eval_seconds = speeds[key]
@@ -125,26 +127,17 @@ def measure(cfg: DictConfig) -> tuple[float, float]:
     if cfg.trainer.keep_freed_memory:
         keep_freed_memory()
     use_whole_fp32()
-    layout = torch.channels_last if cfg.trainer.channels_last else torch.contiguous_format
-    model = build_network(cfg.model).to(device).to(memory_format=layout)
-    optimizer = build_optimizer(model, cfg.recipe.optimizer)
+    state = build_state(cfg, None, Path())
+    recipe = cast(Recipe, OmegaConf.to_object(cfg.recipe))
     autocast = autocast_for(device, precision_of(cfg.trainer.precision))
     size, channels = cfg.data.image_size, cfg.data.num_channels
     eval_batch = BATCH_SIZE[device.type]
     images = torch.randn(max(cfg.recipe.batch_size, eval_batch), channels, size, size, device=device)
     labels = torch.zeros(cfg.recipe.batch_size, dtype=torch.long, device=device)
     with torch.no_grad():
-        model.eval()(images[:1])  # eagerly, before anything is captured
-    model.train()
-    forward = compiled(model) if cfg.trainer.compile else model
-
-    def step(batch: Tensor) -> Tensor:
-        with autocast:
-            loss = F.cross_entropy(forward(batch), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
+        state.model.eval()(images[:1])  # eagerly, before anything is captured
+    forward = compiled(state.model) if cfg.trainer.compile else state.model
+    step = functools.partial(training_step, state=state, forward=forward, recipe=recipe, autocast=autocast)
 
     @torch.no_grad()
     def evaluate(batch: Tensor) -> Tensor:
@@ -152,18 +145,20 @@ def measure(cfg: DictConfig) -> tuple[float, float]:
             return forward(batch)
 
     learn = Captured(step) if cfg.trainer.cuda_graph else step
-    step_seconds = seconds_of(learn, images[: cfg.recipe.batch_size], warm_up=5 if cfg.trainer.cuda_graph else 1)
-    model.eval()
+    batch = (images[: cfg.recipe.batch_size], labels, labels)
+    state.begin_training()
+    step_seconds = seconds_of(learn, *batch, warm_up=5 if cfg.trainer.cuda_graph else 1)
+    state.model.eval()
     return step_seconds, seconds_of(evaluate, images[:eval_batch], warm_up=1) / eval_batch
 
 
-def seconds_of(work: Callable[[Tensor], Tensor], batch: Tensor, *, warm_up: int) -> float:
+def seconds_of(work: Callable[..., Tensor], *batch: Tensor, warm_up: int) -> float:
     """Median time of a call, after some that do not count."""
     times = []
     for _ in range(warm_up + STEPS):
         started = time.perf_counter()
-        work(batch)
-        if batch.device.type == "cuda":
+        work(*batch)
+        if batch[0].device.type == "cuda":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return statistics.median(times[warm_up:])

@@ -52,10 +52,13 @@ def main() -> None:
     if {"-h", "--help"} & set(sys.argv[1:]):
         print(HELP)
         return
-    if len([argument for argument in sys.argv[1:] if "=" not in argument]) > 1:
+    folders = [argument for argument in sys.argv[1:] if "=" not in argument or Path(argument).is_dir()]
+    if len(folders) > 1:
         raise Refused("evaluate takes one run folder")
-    given = [argument if "=" in argument else f"run={argument}" for argument in sys.argv[1:]]
-    command = config.typed(Command, dict(OmegaConf.from_dotlist(given)), prefix="")
+    given = OmegaConf.from_dotlist([argument for argument in sys.argv[1:] if argument not in folders])
+    if folders:
+        given.run = folders[0]  # as it is: its name may look like YAML
+    command = config.typed(Command, dict(given), prefix="")
     if command.split not in ("train", "val", "test"):
         raise Refused(f"split={command.split} must be one of train, val, test")
     run_dir = Path(command.run)

@@ -89,6 +89,8 @@ def run(composed: DictConfig) -> None:
     except KeyboardInterrupt:
         if is_sweep or not (run_dir / ".hydra" / "config.yaml").exists():
             raise
+        if (run_dir / "result.json").exists():
+            sys.exit(tell(KeyboardInterrupt(f"Stopped; {run_dir} is finished.")))  # all but the upload of its report
         trust = composed.trust or (None if composed.resume else trust_of(composed))
         when = "it went on" if composed.resume else "the first step"
         sys.exit(tell(Stopped(f"Stopped before {when}.", resume_command(run_dir, trust))))

@@ -18,7 +18,7 @@ from vit_cnn import config
 from vit_cnn.config.paste import in_hydra_grammar
 from vit_cnn.config.space import settings_of
 from vit_cnn.console import console
-from vit_cnn.errors import Stopped, one_line
+from vit_cnn.errors import Stopped, StoppedBeforeTest, one_line
 from vit_cnn.run.reading import read_rows
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run_trial(study: "Study", trial: "Trial", fixed: list[str], run_dir: Path) -
         with logged(run_dir / "train.log"), watched(trial, known_steps(study, trial), run_dir, pruned):
             train(config.check(compose("config", overrides=[*fixed, *settings, *about])), run_dir)
     except Stopped as error:
-        is_whole = "test=true" in error.command  # only the look at the test images is left
+        is_whole = isinstance(error, StoppedBeforeTest)
         if not (is_whole or pruned.is_set()):
             raise Stopped(
                 "Stopped; the same command goes on.", shlex.join(["python", "-m", "vit_cnn.search", *sys.argv[1:]])

@@ -1,8 +1,8 @@
 """The first minutes on a new GPU, a step a command: ``python -m vit_cnn.bench.first_minutes environment``.
 
 Then ``plain``, ``captured``, ``profile`` and ``augmentation``; digits are enough. Each step prints as it goes, so that
-a time limit loses nothing, and ends with exit code 1 where something is not as it should be. After them: the tests
-(``python -m pytest tests -k "cuda or captured" -p no:xdist``) and ``vit_cnn.bench.goals``.
+a time limit loses nothing, and ends with exit code 1 where something is wrong (``environment`` only tells). After them:
+the tests (``python -m pytest tests -k "cuda or captured" -p no:xdist``) and ``vit_cnn.bench.goals``.
 """
 
 import argparse

@@ -29,17 +29,12 @@ def fraction(value: float) -> bool:
     return 0 <= value < 1
 
 
-def share() -> tuple[Any, str]:
-    return lambda value: 0 <= value <= 1, "at least 0 and at most 1"
-
-
 def interval(value: list[float]) -> bool:
     return len(value) == 2 and 0 < value[0] <= value[1]
 
 
-def areas() -> tuple[Any, str]:
-    return lambda value: interval(value) and value[1] <= 1, "[smallest, largest] share of the area, in (0, 1]"
-
+SHARE = (lambda value: 0 <= value <= 1, "at least 0 and at most 1")
+AREA = (lambda value: interval(value) and value[1] <= 1, "[smallest, largest] share of the area, in (0, 1]")
 
 # Written so that nan, which compares false with everything, is refused.
 RANGES: dict[str, tuple[Any, str]] = {
@@ -63,17 +58,17 @@ RANGES: dict[str, tuple[Any, str]] = {
     "recipe.schedule.gamma": above(0),
     "recipe.augment.crop_padding": at_least(0),
     "recipe.augment.flip": (lambda flip: flip in (True, False, "alternating"), "true, false or alternating"),
-    "recipe.augment.crop_scale": areas(),
+    "recipe.augment.crop_scale": AREA,
     "recipe.augment.crop_ratio": (interval, "[smallest, largest] width / height, above 0"),
     "recipe.augment.policy": one_of("trivial", "autoaugment"),
-    "recipe.augment.erasing_probability": share(),
-    "recipe.augment.erasing_area": areas(),
+    "recipe.augment.erasing_probability": SHARE,
+    "recipe.augment.erasing_area": AREA,
     "recipe.augment.erasing_ratio": (interval, "[smallest, largest] width / height, above 0"),
-    "recipe.mixing.probability": share(),
-    "recipe.mixing.switch_probability": share(),
+    "recipe.mixing.probability": SHARE,
+    "recipe.mixing.switch_probability": SHARE,
     "recipe.mixing.cutmix_alpha": above(0),
     "recipe.mixing.mixup_alpha": above(0),
-    "recipe.mixing.end": share(),
+    "recipe.mixing.end": SHARE,
     "trainer.device": (lambda device: re.fullmatch(r"cpu|mps|cuda(:\d\d?)?", device), "cpu, cuda, cuda:<index> or mps"),
     "trainer.precision": one_of("fp32", "bf16", "fp16", "amp"),
     "trainer.log_every": at_least(1),

@@ -69,7 +69,8 @@ def freeze(model: nn.Module, blocks: int) -> list[nn.Module]:
         raise Refused(f"recipe.freeze_blocks={blocks}: the {type(model).__name__} has {len(parts) - 2} blocks")
     frozen = tuple(beginning for beginnings in parts[: blocks + 1] for beginning in beginnings)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not begins_with(name, frozen))
+        if begins_with(name, frozen):
+            parameter.requires_grad_(False)
     return [module for name, module in model.named_modules() if begins_with(name, frozen)]
 
 

@@ -99,7 +99,7 @@ def several(a: list[float], b: list[float], p_values: list[float]) -> str:
 def reservations(runs: list[Run], best: dict[str, list[Run]]) -> str:
     """What the reader has to know of the comparison: other settings than the network, or a choice among many."""
     found = ""
-    settings = [settings_of(group[0]) for group in best.values()]
+    settings = [settings_of(group[0], machines=False) for group in best.values()]
     keys = [key for key in settings[0] if not key.startswith("model.")]
     differing = [key for key in keys if len({str(each.get(key)) for each in settings}) > 1]
     if differing:

@@ -75,6 +75,18 @@ def opened(path: Path) -> IO[str]:
         file.close()
 
 
+def is_locked(run_dir: Path) -> bool:
+    """Whether a process has locked the folder; it looks so, too, where the file system has no locks."""
+    try:
+        with open(run_dir / FILE) as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
 def is_written_elsewhere(run_dir: Path) -> bool:
     """Whether a process of another machine seems to write there: its lock file is there, its metrics are not old."""
     with contextlib.suppress(OSError, ValueError):

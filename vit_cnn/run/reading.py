@@ -14,7 +14,7 @@ from vit_cnn.config.target import network_name
 from vit_cnn.errors import Refused, one_line, shown
 from vit_cnn.run.config import read_config
 from vit_cnn.run.files import read_json
-from vit_cnn.run.lock import is_written_elsewhere
+from vit_cnn.run.lock import is_locked, is_written_elsewhere
 from vit_cnn.run.result import is_number, read_result
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,8 @@ def read_run(folder: Path, cfg: DictConfig) -> Run:
     status, message, pid = said.get("status", "broken off"), said.get("message", ""), said.get("pid", 0)
     if not (isinstance(status, str) and isinstance(message, str) and isinstance(pid, int)):
         raise Refused(f"{folder / 'status.json'} is not the status of a run: {said!r:.60}")
-    if status == "running" and not (is_alive(pid) or is_written_elsewhere(folder)):
+    # Another process may have the number by now, above all in a container: the lock knows better.
+    if status == "running" and not ((is_alive(pid) and is_locked(folder)) or is_written_elsewhere(folder)):
         status = "broken off"
     result = None
     if (folder / "result.json").exists():

@@ -34,7 +34,8 @@ def load_config(run_dir: Path, *, device: str, trust: str = "") -> DictConfig:
     cfg = read_config(run_dir, trust=trust)
     kind = cfg.trainer.device.partition(":")[0]
     if device == "auto":
-        is_here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}.get(kind, True)
+        index = torch.device(cfg.trainer.device).index or 0
+        is_here = {"cuda": index < torch.cuda.device_count(), "mps": torch.backends.mps.is_available()}.get(kind, True)
         device = cfg.trainer.device if is_here else "cpu"
     if device.partition(":")[0] != kind:  # leave behind what this device has not
         cfg.trainer.precision, cfg.trainer.cuda_graph, cfg.trainer.compile = "fp32", False, False
@@ -66,12 +67,14 @@ class TrainedRun:
         """Image files (paths, or their bytes) of any common kind and size → normalised images [b, c, h, w].
 
         Raises:
-            Refused: one cannot be read; it is named.
+            Refused: there are none, or one cannot be read; it is named.
         """
         return normalise(self.pixels(images), self.mean, self.std)
 
     def pixels(self, images: list[str | Path | bytes]) -> Tensor:
         """The same before they are normalised: uint8 [b, c, h, w]."""
+        if not images:
+            raise Refused("no images were given")
         options: dict[str, Any] = {"image_size": self.image_size, "num_channels": self.num_channels, "fit": self.fit}
         decoded = []
         for image in images:

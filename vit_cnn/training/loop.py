@@ -27,7 +27,7 @@ from vit_cnn.config.trust import trust_of
 from vit_cnn.console import console, share_console_with_logging
 from vit_cnn.data import Dataset
 from vit_cnn.data.batches import normalise
-from vit_cnn.errors import Failed, Stopped
+from vit_cnn.errors import Failed, Stopped, StoppedBeforeTest
 from vit_cnn.machine import (
     device_name,
     forget_peak_memory,
@@ -96,7 +96,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     refuse_unlike(images=data.fingerprint, plan=plan)
     if saved and plan.is_done:
         mend_best(run_dir, saved, data)
-        return tell_finished(cfg, run_dir)
+        return tell_finished(cfg, run_dir, plan)
 
     # Build: the network, its optimiser, and the step that changes it.
     forget_peak_memory(device)
@@ -176,7 +176,7 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
 
         # End: the best weights on clean images, once.
         if not cfg.test:
-            raise Stopped("Stopped before the test images.", f"{stop.command} test=true")
+            raise StoppedBeforeTest("Stopped before the test images.", f"{stop.command} test=true")
         state.write_best(run_dir, data)  # a kill may have come after last.pt and before this
         scores = final_pass(state, data, autocast, run_dir=run_dir, media=media, stop=stop)
         result = write_result(
@@ -186,8 +186,9 @@ def train(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
     return result
 
 
-def tell_finished(cfg: DictConfig, run_dir: Path) -> dict[str, Any]:
-    why = f"It ends at max_steps={cfg.max_steps}" if cfg.max_steps else "A larger recipe.epochs trains it further"
+def tell_finished(cfg: DictConfig, run_dir: Path, plan: Plan) -> dict[str, Any]:
+    is_cut = plan.last_step == cfg.max_steps
+    why = f"It ends at max_steps={cfg.max_steps}" if is_cut else "A larger recipe.epochs trains it further"
     log.info("%s is finished; nothing to do. %s.", run_dir, why)
     print_results([result := read_result(run_dir)])
     return result
