@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 os.environ.setdefault("WANDB_MODE", "disabled")  # a test that looks at W&B asks for it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests fork, which threads do not survive
 os.environ.pop("HYDRA_FULL_ERROR", None)
 
 import numpy as np
@@ -29,6 +30,9 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     handlers = list(logging.getLogger().handlers)
     yield
     logging.getLogger().handlers = handlers  # without the one that Hydra pointed at this test's train.log
+    for name, module in list(sys.modules.items()):  # another test may have a module of this name
+        if str(getattr(module, "__file__", None)).startswith(f"{tmp_path}{os.sep}"):
+            del sys.modules[name]
     if wandb := sys.modules.get("wandb"):
         wandb.teardown()  # or it goes on in the first test's folder
 

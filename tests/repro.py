@@ -18,7 +18,10 @@ from trainings import Training, go_on, hashes, lines, until
 from vit_cnn.console import console
 
 WITHOUT_MODEL = [each for each in TINY if not each.startswith("model.")]
-NETWORKS = {"ViT": [*TINY, "model.dropout=0.1"], "CNN": [*WITHOUT_MODEL, "model=cnn"]}
+NETWORKS = {
+    "ViT": [*TINY, "model.dropout=0.1", "recipe.epochs=4"],
+    "CNN": [*WITHOUT_MODEL, "model=cnn", "recipe.epochs=4"],
+}
 RUNS = ("first", "again", "over a stop and a kill")
 
 

@@ -13,14 +13,16 @@ from vit_cnn.run.reading import Run
 IMAGES = 1000
 
 
-def trained(model: str, seed: int, right: int | None, **recipe: Any) -> Run:
-    """A run that gets ``right`` of the test images right; ``None`` has not finished."""
+def trained(model: str, seed: int, right: int | None, *, val: int | None = None, **recipe: Any) -> Run:
+    """A run that gets ``right`` of the test images right, and of the validation images ``val`` or as many; ``None`` has
+    not finished.
+    """
     config = {"model": {"_target_": f"vit_cnn.models.{model}"}, "data": {"name": "Digits"}, "seed": seed}
     config["recipe"] = {"epochs": 2, **recipe}
     result = None
     if right is not None:
-        accuracy = right / IMAGES
-        result = {"test/acc": accuracy, "val/acc": accuracy, "device": "a processor"}
+        chosen_by = (right if val is None else val) / IMAGES
+        result = {"test/acc": right / IMAGES, "val/acc": chosen_by, "device": "a processor"}
     return Run(Path(f"{model}{seed}"), "finished" if result else "stopped", "", config, result, [])
 
 
@@ -68,6 +70,10 @@ def test_other_settings_are_named() -> None:
     assert "they were not trained alike: they also differ in recipe.epochs (3 and 2)" in said
     said = concluded(trained("ViT", 0, 700, lr=1), trained("ViT", 0, 750, lr=2), trained("CNN", 0, 800, lr=2))
     assert "ahead of the ViT with lr=2" in said
+    said = concluded(
+        trained("ViT", 0, 700, val=800, lr=1), trained("ViT", 0, 800, val=700, lr=2), trained("CNN", 0, 900)
+    )
+    assert "ahead of the ViT with lr=1 on the test images (90.0% against 70.0%)" in said  # chosen on validation images
     other = trained("CNN", 0, 800)
     other.config["trainer"] = {"compile": True}
     other.result["device"] = "another"

@@ -8,14 +8,17 @@ from helpers import composed, metrics
 from vit_cnn import config
 from vit_cnn.training.loop import train
 
+SMALL = [
+    "data=digits", "data.max_images=64", "data.image_size=8", "recipe.batch_size=8", "max_steps=2", "trainer=cpu",
+]  # fmt: skip
+
 EXPERIMENTS = sorted((config.CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_experiment_runs_for_two_steps(path: Path) -> None:
-    small = ["data=digits", "data.max_images=64", "recipe.batch_size=8", "max_steps=2", "trainer=cpu"]
     Path("run").mkdir()
-    assert train(composed(f"experiment={path.stem}", *small), Path("run"))["steps"] == 2
+    assert train(composed(f"experiment={path.stem}", *SMALL), Path("run"))["steps"] == 2
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
@@ -28,9 +31,8 @@ def test_experiment_is_a_document(path: Path) -> None:
 @pytest.mark.parametrize("recipe", [path.stem for path in sorted((config.CONF / "recipe").glob("*.yaml"))])
 @pytest.mark.parametrize("model", ["vit", "cnn"])
 def test_recipe_runs_for_two_steps(recipe: str, model: str) -> None:
-    small = ["data=digits", "data.max_images=64", "recipe.batch_size=8", "max_steps=2", "trainer=cpu"]
     Path("run").mkdir()
-    assert train(composed(f"recipe={recipe}", f"model={model}", *small), Path("run"))["steps"] == 2
+    assert train(composed(f"recipe={recipe}", f"model={model}", *SMALL), Path("run"))["steps"] == 2
 
 
 @pytest.mark.parametrize("path", sorted((config.CONF / "cell").glob("*.yaml")), ids=lambda path: path.stem)

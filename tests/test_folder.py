@@ -1,6 +1,7 @@
 """Folders of images: every kind of file, every fault, and the cache that must notice any change."""
 
 import contextlib
+import io
 import multiprocessing
 import os
 import shutil
@@ -196,12 +197,19 @@ def png_of(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
 
 
+def tiff_of_numbers() -> bytes:
+    content = io.BytesIO()
+    Image.new("F", (8, 8)).save(content, "TIFF")
+    return content.getvalue()
+
+
 BAD = {
     "empty": b"",
     "text": b"not an image",
     "truncated": None,
     "bomb": png_of(100_000, 100_000),
     "header only": png_of(16, 16),
+    "numbers": tiff_of_numbers(),
 }
 
 

@@ -41,8 +41,9 @@ def send(number: signal.Signals, folder: str) -> int:
     while not (path.exists() and "val/acc" in path.read_text()):
         assert time.monotonic() < until
         time.sleep(0.02)
-    os.kill(pid(folder), number)
-    return pid(folder)
+    process = pid(folder)
+    os.kill(process, number)
+    return process
 
 
 def in_order(folder: str) -> bool:
@@ -81,12 +82,13 @@ def test_on_every_core_a_failing_job_stays_alone_and_the_table_comes_at_the_end(
 def test_on_every_core_a_killed_job_loses_nothing_and_the_same_jobs_go_on(command: Command, no_report: None) -> None:
     grid = [*SWEEP, "model.patch_size=16", "seed=1,2", *LONG]
     with ThreadPoolExecutor() as meanwhile:
-        meanwhile.submit(send, signal.SIGKILL, "seed-1")
+        sent = meanwhile.submit(send, signal.SIGKILL, "seed-1")
         code, printed = command(*grid, "hydra/launcher=cores", "hydra.launcher.n_jobs=2")
+    assert sent.result()
     assert code == 1, printed
     assert outcomes()["seed-1"] == "broken off"  # joblib ends the others with it
     assert "The launcher lost a job (TerminatedWorkerError" in printed
-    again = shlex.split(printed.split("To go on with what was broken off:\n")[1].splitlines()[0])
+    again = shlex.split(printed.split("To go on with those that did not finish:\n")[1].splitlines()[0])
     assert again[3:-2] == grid
     code, printed = command(*grid)
     assert code == 0, printed
@@ -102,9 +104,10 @@ def test_a_cluster_job_that_is_preempted_goes_on_and_one_that_is_killed_does_not
     """Submitit's local executor: the processes and signals of a cluster, without the cluster."""
     killed, preempted = "model.patch_size-16", "model.patch_size-8"
     with ThreadPoolExecutor() as meanwhile:
-        meanwhile.submit(send, signal.SIGKILL, killed)
+        sent = meanwhile.submit(send, signal.SIGKILL, killed)
         first = meanwhile.submit(send, signal.SIGUSR2, preempted)  # as Slurm does before the time is over
         code, printed = command(*SWEEP, "hydra/launcher=submitit_local", "model.patch_size=5,16,8", *LONG)
+    assert sent.result() and first.result()
     assert code == 1, printed
     assert outcomes() == {"model.patch_size-5": "failed", killed: "broken off", preempted: "finished"}
     assert "UncompletedJobError" in printed

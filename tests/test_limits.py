@@ -8,6 +8,7 @@ import resource
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from vit_cnn import evaluate
 from vit_cnn.errors import Failed, Refused, one_line
 from vit_cnn.images import read
 from vit_cnn.report import __main__ as report
-from vit_cnn.run import checkpoint
+from vit_cnn.run import checkpoint, files
 from vit_cnn.run.files import write_atomically
 from vit_cnn.training import loop
 
@@ -132,6 +133,13 @@ def test_the_machines_limit_is_not_the_images_fault(
     monkeypatch.setattr(read, "decode", failing)
     with pytest.raises(type(error)):
         read.decode_files([image_tree / "train" / "grün" / "0.png"], image_size=8, num_channels=3, fit="crop")
+
+
+def test_a_full_disk_says_what_it_takes_and_what_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.shutil, "disk_usage", lambda _: SimpleNamespace(free=56))
+    full = OSError(errno.ENOSPC, "full")
+    said = files.why(full, tmp_path / "last.pt", lambda file: file.write(bytes(1234)))
+    assert said == "No space left on device (1,234 bytes are needed, 56 are free)"
 
 
 def test_a_read_only_run_folder(monkeypatch: pytest.MonkeyPatch, small_disk: Path, capfd: Any) -> None:

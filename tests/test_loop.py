@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from helpers import TINY, call, composed, metrics, run, stop_at, weights
 from omegaconf import OmegaConf
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from trainings import Forked
 
 from vit_cnn import compare, evaluate
@@ -25,7 +26,10 @@ from vit_cnn.run.tracking import rewind
 from vit_cnn.start import claims, taken
 from vit_cnn.training import loop
 from vit_cnn.training.loop import train
+from vit_cnn.training.precision import autocast_for
 from vit_cnn.training.speed import Speed
+from vit_cnn.training.state import Progress, build_state
+from vit_cnn.training.step import training_step
 
 Command = Callable[..., tuple[int, str]]
 
@@ -180,6 +184,42 @@ def test_training_learns_and_losses_are_plain_cross_entropy() -> None:
     assert smoothed["train/loss"] > result["train/loss"]
 
 
+def test_the_best_epoch_is_that_of_accuracy_and_then_of_loss() -> None:
+    progress, best = Progress(), []
+    for accuracy, loss in ((0.5, 1.0), (0.6, 2.0), (0.6, 1.5), (0.6, 1.5), (0.55, 0.1)):
+        val = {"acc": accuracy, "loss": loss}
+        best.append(progress.is_best(val))
+        if best[-1]:
+            progress.note_best(val)
+    assert best == [True, True, True, False, False]
+
+
+def test_gradients_are_clipped_by_the_norm_of_all() -> None:
+    plain_sgd = (f"recipe.optimizer.{each}" for each in ("name=sgd", "lr=1", "momentum=0", "weight_decay=0"))
+    cfg = composed(*TINY, *plain_sgd, "model.dropout=0", "recipe.grad_clip=0.1", "recipe.label_smoothing=0")
+    state = build_state(cfg, None, Path())
+    images, labels = torch.randn(30, 3, 32, 32), torch.arange(30) % 10
+    weights = list(state.model.parameters())
+    before = [weight.detach().clone() for weight in weights]
+    norm = get_total_norm(torch.autograd.grad(F.cross_entropy(state.model(images), labels), weights))
+    told = training_step(
+        images, labels, labels, state=state, forward=state.model, recipe=OmegaConf.to_object(cfg.recipe),
+        autocast=autocast_for(torch.device("cpu"), "fp32"),
+    )[2]  # fmt: skip
+    assert told == pytest.approx(norm.item(), rel=1e-4)
+    assert told > 0.1
+    changes = [weight.detach() - old for weight, old in zip(weights, before, strict=True)]
+    assert get_total_norm(changes) == pytest.approx(0.1, rel=1e-4)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
+    """The weights of four plain steps."""
+    folder = str(tmp_path_factory.mktemp("plain"))
+    run(folder, "max_steps=4")
+    return weights(folder)
+
+
 @pytest.mark.parametrize("override", [
     "model.dropout=0.5", "recipe.label_smoothing=0.2", "recipe.grad_clip=0.1", "recipe.optimizer.name=sgd",
     "recipe.optimizer.weight_decay=0.9", "recipe.schedule.warmup_epochs=1", "recipe.augment.flip=false",
@@ -187,11 +227,10 @@ def test_training_learns_and_losses_are_plain_cross_entropy() -> None:
     "recipe.augment.flip=alternating", "recipe.augment.policy=trivial", "recipe.augment.erasing_probability=0.9",
     "recipe.mixing.probability=0.9", "trainer.precision=bf16",
 ])  # fmt: skip
-def test_every_option_changes_the_training(override: str) -> None:
-    run("plain", "max_steps=4")
+def test_every_option_changes_the_training(plain: dict[str, Tensor], override: str) -> None:
     run("changed", "max_steps=4", override)
-    ours, theirs = weights("plain"), weights("changed")
-    assert any(not torch.equal(ours[key], theirs[key]) for key in ours)
+    changed = weights("changed")
+    assert any(not torch.equal(plain[key], changed[key]) for key in plain)
 
 
 def test_channels_last_gives_the_same_up_to_rounding() -> None:

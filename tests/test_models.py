@@ -307,6 +307,13 @@ class Sharper(Attention):
         return 3 * q, k, v
 
 
+def test_the_attention_of_pytorch_is_counted_too() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    network = nn.Sequential(nn.Flatten(2), layer, nn.Flatten(), nn.Linear(24, 10))
+    image = torch.zeros(1, 3, 2, 4)
+    assert flops_per_image(network, image) == flops_per_image(network, image, in_training=True) > 0
+
+
 @pytest.mark.parametrize("kind", [Uniform, Sharper, "layer", "block"])
 def test_what_is_ones_own_is_used_in_the_last_block_too(kind: Any) -> None:
     vit = ViT(**VIT).eval()

@@ -88,6 +88,14 @@ def frozen(num_classes: int = 10) -> nn.Module:
 def lazy(num_classes: int = 10) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(num_classes))
 
+class Viewing(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.head = nn.Conv2d(3, 4, 4, 4), nn.Linear(4 * 8 * 8, 10)
+    def forward(self, images):
+        features = self.convolution(images)
+        return self.head(features.view(len(features), -1))
+
 class Two(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -105,7 +113,6 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[s
     (tmp_path / "import_of_mine.py").write_text("\nimport no_such_library\n")
     (tmp_path / "conf" / "model").mkdir(parents=True)
     monkeypatch.syspath_prepend(tmp_path)
-    sys.modules.pop("networks_of_mine", None)
 
     def write(target: str, *lines: str) -> list[str]:
         (tmp_path / "conf" / "model" / "own.yaml").write_text("\n".join([f"_target_: {target}", *lines]))
@@ -129,6 +136,18 @@ def test_a_vit_of_torchvision_takes_its_size_with_a_plus() -> None:
     with pytest.raises(Refused, match=r"Wrong image height! Expected 224 but got 32! \(torchvision.models.get_model\)"):
         composed(*vit)
     assert composed(*vit, "+model.image_size=32").model.image_size == 32
+
+
+def test_a_network_that_takes_one_memory_format_alone(own: Callable[..., list[str]]) -> None:
+    mine = [*own("networks_of_mine.Viewing"), *SMALL]
+    with pytest.raises(Refused, match=r"Use .reshape\(...\) instead. .*networks_of_mine.py, line \d+"):
+        composed(*mine)
+    composed(*mine, "trainer.channels_last=false")
+
+
+def test_layers_of_other_networks_all_learn_alike() -> None:
+    with pytest.raises(Refused, match=r"not those of ResNet: give recipe.freeze_blocks=0 recipe.layer_decay=1"):
+        composed(*RESNET, *SMALL, "recipe.layer_decay=0.75")
 
 
 def test_sizes_flow_into_timm() -> None:

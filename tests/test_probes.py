@@ -86,6 +86,14 @@ def test_agreement(runs: Path, probing: Probe) -> None:
     assert "their accuracies alone allow κ up to " in said
 
 
+def test_other_recipes_are_told(runs: Path, probing: Probe) -> None:
+    run(Path("smooth"), "model=cnn", "recipe.label_smoothing=0.1", "max_steps=1")
+    code, printed = probing("agreement", runs / "vit3", "smooth")
+    assert code == 0, printed
+    said = check_files("agreement", printed)
+    assert f"Mind: smooth was trained otherwise than {runs / 'vit3'}: recipe.label_smoothing is 0.1 and 0.0." in said
+
+
 def test_the_hardest_images_come_from_all_over_the_list() -> None:
     wrong = np.array([3] * 2 + [1] * 5 + [2] * 30 + [3])
     assert list(hardest(wrong, 3)) == [0, 1, 37]
@@ -300,7 +308,7 @@ def test_permutation(probing: Probe) -> None:
                 f"model=permuted_{network}",
                 *small,
                 f"model.permute={kind}",
-                "max_steps=6",
+                "max_steps=1",
             )
     code, printed = probing("permutation", "runs")
     assert code == 0, printed
@@ -316,7 +324,7 @@ def test_permutation(probing: Probe) -> None:
         "model.patch_size=8",
         "model.permute=patches",
         "model.permutation_seed=1",
-        "max_steps=6",
+        "max_steps=1",
     )
     code, printed = probing("permutation", "runs")
     assert (code, "model.permutation_seed is " in printed) == (2, True)

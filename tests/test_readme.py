@@ -95,7 +95,8 @@ def test_files_of_ones_own_do_what_they_say(command: Callable[..., tuple[int, st
     ours = ["hydra.searchpath=[file://my_conf]", "experiment=wide"]
     with initialize_config_dir(str(config.CONF), version_base="1.3"):
         cfg = compose("config", overrides=ours)
-    assert (cfg.model._target_, cfg.model.width, cfg.recipe.epochs) == ("my_package.MyNetwork", 128, 10)
+    assert (cfg.model._target_, cfg.model.width, cfg.recipe.epochs) == ("my_package.MyNetwork", 64, 10)
+    assert (cfg.recipe.name, cfg.recipe.augment.flip, cfg.recipe.optimizer.name) == ("short", False, "adamw")
     experiment = Path("my_conf/experiment/wide.yaml")
     for first_line_gone in (experiment.read_text().partition("\n")[2], "seed: 1\n"):
         experiment.write_text(first_line_gone)

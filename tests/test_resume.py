@@ -2,9 +2,6 @@
 
 import json
 import random
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from helpers import TINY, composed, metrics, run, stop_at, weights
+from trainings import Forked, lines, until
 
 from vit_cnn.errors import Refused, Stopped
 from vit_cnn.training import state
@@ -67,16 +65,12 @@ def test_stopped_and_resumed_is_the_same_as_uninterrupted(
 def test_killed_at_a_random_moment_and_resumed_is_the_same_as_uninterrupted(command: Command) -> None:
     long = [*TINY, "recipe.epochs=6", "model.dropout=0.2"]
     run("whole", *long[len(TINY) :])
-    call = [sys.executable, "-m", "vit_cnn.train", *long, "hydra.run.dir=parts"]
-    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    lines = random.randint(1, 20)
-    while process.poll() is None:
-        if Path("parts/metrics.jsonl").exists() and Path("parts/metrics.jsonl").read_bytes().count(b"\n") >= lines:
-            break
-        time.sleep(0.002)
+    process = Forked(*long, "hydra.run.dir=parts")  # with a checkpoint after each epoch
+    wanted = random.randint(1, 14)
+    until(process, lambda: lines(Path("parts")) >= wanted)
     process.kill()
     process.wait()
-    assert not Path("parts/result.json").exists(), "killed too late to test anything"
+    assert not Path("parts/result.json").exists(), f"killed too late after {wanted} lines: {process.printed()}"
     with open("parts/metrics.jsonl", "a") as file:
         file.write('{"step": 9999, "tor')  # a line that the kill tore
     code, printed = command("resume=parts")
@@ -227,8 +221,8 @@ def test_another_memory_format_on_resume_changes_nothing_but_rounding(
     optimizer: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The fused optimiser takes for granted that its state is laid out like the weights."""
-    cnn = ["model=cnn", "data=digits", "data.max_images=64", "recipe.batch_size=16", "recipe.epochs=2", "trainer=cpu",
-           f"recipe.optimizer.name={optimizer}"]  # fmt: skip
+    cnn = ["model=cnn", "data=digits", "data.max_images=64", "data.image_size=8", "recipe.batch_size=16",
+           "recipe.epochs=2", "trainer=cpu", f"recipe.optimizer.name={optimizer}"]  # fmt: skip
     for layout in ("true", "false"):
         Path(layout).mkdir()
         with monkeypatch.context() as patch:

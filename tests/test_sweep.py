@@ -16,6 +16,7 @@ import yaml
 from helpers import TINY, call, composed, metrics, stop_at, wandb_records, weights
 from hydra import initialize_config_dir
 from hydra._internal.core_plugins import basic_launcher
+from hydra.utils import instantiate
 
 from vit_cnn import config, estimate, sweep
 from vit_cnn.console import console
@@ -209,7 +210,7 @@ def test_the_end_is_told_from_what_jobs_left_behind(command: Command, no_report:
     note = next(iter(sorted((sweep_dir / jobs.NOTES).iterdir())))
     note.write_text(json.dumps(json.loads(note.read_text()) | {"outcome": "broken off"}))
     with pytest.raises(Failed, match="1 of 2 jobs did not finish"):
-        jobs.summarise(sweep_dir)
+        jobs.summarise(sweep_dir, "the same command")
 
 
 def test_a_report_that_fails_is_not_taken_for_success(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,6 +239,12 @@ def test_both_networks_are_paired_seed_by_seed(command: Command, no_report: None
     assert names == {"model-vit_seed-0", "model-vit_seed-1", "model-cnn_seed-0", "model-cnn_seed-1"}
 
 
+def test_where_other_runs_lie_in_the_folder_a_report_of_all_is_told(command: Command, no_report: None) -> None:
+    few = ["-m", *SMALL, "max_steps=1", "model.patch_size=16", "hydra.sweep.dir=sweep"]
+    assert "Other runs" not in command(*few, "model.dropout=0,0.1")[1]
+    assert "A report of all: python -m vit_cnn.report sweep" in command(*few, "model.dropout=0.2")[1]
+
+
 def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     code, printed = call(estimate.main, [*SWEEP, "model.patch_size=8,16"], monkeypatch, capfd)
     assert code == 0, printed
@@ -248,11 +255,17 @@ def test_the_estimate_sees_the_same_jobs(monkeypatch: pytest.MonkeyPatch, capfd:
     with monkeypatch.context() as patch:
         patch.setattr(estimate, "measure", lambda cfg: timed.append(cfg.recipe.optimizer.name) or (1.0, 1.0))
         assert call(estimate.main, [*SMALL, "recipe.optimizer.name=adamw,muon,sgd"], patch, capfd)[0] == 0
+        data = instantiate(composed(*SMALL).data)
+        images = 2 * len(data.val) + len(data.train) + len(data.val) + len(data.test)  # evaluated: two epochs, the end
+        assert estimate.estimate([*SMALL, "seed=1,2,3"]) == 3 * (2 * (len(data.train) // 30) + images)
+        timed.pop()
     assert timed == ["adamw", "muon", "sgd"]  # of which each takes a time of its own
     few = [*SMALL, "data.max_images=160", "recipe.batch_size=30", "recipe.epochs=1000000", "model.patch_size=8"]
     code, printed = call(estimate.main, [*few, "max_steps=5"], monkeypatch, capfd)
     assert code == 0, printed
     assert "minutes of work on" in printed  # and not the hours of a million evaluations
+    code, printed = call(estimate.main, ["data=digits", "resume=run"], monkeypatch, capfd)
+    assert (code, "resume= goes on with one run, and estimate is for new ones" in printed) == (2, True)
     code, printed = call(estimate.main, ["data=digits", "recipe.epochs=x"], monkeypatch, capfd)
     assert code == 2
     assert "recipe.epochs" in printed

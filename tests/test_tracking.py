@@ -139,10 +139,11 @@ def test_a_service_that_hangs_does_not_hold_the_end_of_the_process() -> None:
     with open("printed", "wb") as printed:  # a pipe would be held open by the service
         process = subprocess.Popen(call, stdout=printed, stderr=printed, env=variables)
     try:
-        assert process.wait(60) == 0, Path("printed").read_text()
+        assert process.wait(300) == 0, Path("printed").read_text()
     finally:
         process.kill()
-        os.kill(int(Path("frozen").read_text()), signal.SIGKILL)
+        if Path("frozen").exists():
+            os.kill(int(Path("frozen").read_text()), signal.SIGKILL)
     assert "W&B did not finish within 1 s" in Path("printed").read_text()
     assert "Traceback" not in Path("printed").read_text()
 

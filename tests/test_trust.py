@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch import nn
 
-from vit_cnn import evaluate, predict
+from vit_cnn import evaluate, predict, probe
 from vit_cnn.config.trust import check_trusted
 from vit_cnn.data import sources
 from vit_cnn.errors import Refused
@@ -164,8 +164,8 @@ BOMB = "\n".join(f"a{n + 1}: &a{n + 1} [{', '.join([f'*a{n}'] * 9)}]" for n in r
     (f"a0: &a0 [x, x]\n{BOMB}", "it holds an alias"),
     ("model: {", "while parsing"),
     ("\0", "special characters are not allowed"),
-    ("[" * 1200, "while parsing"),
-    ("[" * 1200 + "]" * 1200, "recursion"),
+    ("[" * 300, "while parsing"),
+    ("[" * 600 + "]" * 600, "recursion"),
 ])  # fmt: skip
 def test_a_config_that_is_none(text: str, message: str) -> None:
     Path("run/.hydra").mkdir(parents=True)
@@ -211,6 +211,7 @@ def test_a_network_of_ones_own_needs_one_word(
     for main, arguments, word in (
         (evaluate.main, ["run"], ["trust=my_package"]),
         (predict.main, ["run", "photo.png"], ["--trust", "my_package"]),
+        (probe.main, ["shift", "run", "--images", "20"], ["--trust", "my_package"]),
         (report.main, ["run"], ["--trust", "my_package"]),
     ):
         assert call(main, arguments, monkeypatch, capfd)[0] == 2

@@ -36,7 +36,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 NOT_WRITABLE = (errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM)
 WRONG_PATH = (errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG)  # a file where a folder is wanted, or too long a name
 
-NEEDS_PACKAGE = "has to begin with the line `# @package _global_`: without it, its keys stand apart from the config"
+NEEDS_PACKAGE = "has to begin with the line `# @package _global_`: without it, its keys do nothing"
 
 
 class Refused(Exception):
@@ -124,7 +124,12 @@ def one_line(error: BaseException) -> str:
     """The message for a person: ours as it is, Hydra's and OmegaConf's without search paths and object dumps."""
     if isinstance(error, KeyboardInterrupt):
         return str(error) or "Interrupted."
-    from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+    from hydra.errors import (
+        ConfigCompositionException,
+        InstantiationException,
+        MissingConfigException,
+        OverrideParseException,
+    )
     from omegaconf.errors import OmegaConfBaseException
 
     for cause in causes(error):  # ours may be wrapped, when a resolver or a constructor raised it
@@ -155,10 +160,13 @@ def one_line(error: BaseException) -> str:
         return f"{key}={value} is several values: for a run of each, add -m; for a list, write {key}=[{value}]"
     if missing := re.search(r"Missing mandatory value: (\S+)", str(error)):
         return f"{missing[1]} is missing: give it on the command line, {missing[1]}=…"
+    if isinstance(error, OmegaConfBaseException) and str(error).startswith("Missing key") and error.full_key:
+        return f"{error.full_key} is missing"
     text = re.sub(r"^\w+ raised while resolving interpolation: ", "", str(error))
     leftover = re.compile(r" *(full_key:|object_type=|$)")
     lines = [line.strip() for line in text.splitlines() if not leftover.match(line)]
-    return " ".join(lines[:2]) if lines else type(error).__name__
+    where = place(error.__cause__) if isinstance(error, InstantiationException) and error.__cause__ else ""
+    return " ".join(lines[:2]) + where if lines else type(error).__name__
 
 
 def limit_reached(error: BaseException) -> str | None:

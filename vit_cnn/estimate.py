@@ -29,7 +29,7 @@ from vit_cnn.config.grid import constant_keys, jobs_of, overrides_of, params_of,
 from vit_cnn.config.schema import Recipe
 from vit_cnn.console import console
 from vit_cnn.data import Dataset
-from vit_cnn.errors import exit_with_code, for_child
+from vit_cnn.errors import Refused, exit_with_code, for_child
 from vit_cnn.machine import device_name, keep_freed_memory, precision_of
 from vit_cnn.processes.together import own_device
 from vit_cnn.run.display import duration
@@ -89,6 +89,8 @@ def estimate(overrides: list[str]) -> float:
         timing = "Timing a few steps of each job"
         for name in track(jobs, timing, console=console, transient=True, disable=not console.is_terminal):
             cfg = config.check(compose("config", overrides=jobs[name]))
+            if cfg.resume:
+                raise Refused("resume= goes on with one run, and estimate is for new ones: leave it out")
             if str(cfg.data) not in datasets:
                 datasets[str(cfg.data)] = instantiate(cfg.data)
             data = datasets[str(cfg.data)]

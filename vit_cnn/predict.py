@@ -27,11 +27,11 @@ from vit_cnn.images.decode import SUFFIXES
 from vit_cnn.models import ViT
 from vit_cnn.models.attention_maps import cls_attention, rollout
 from vit_cnn.run.pictures import Picture, enlarge, from_normalised, spotlight, tile, with_headings
-from vit_cnn.run.trained import TrainedRun, load_run
+from vit_cnn.run.trained import BATCH_SIZE, TrainedRun, load_run
 
 __all__ = ["TrainedRun", "load_run"]
 
-BATCH_SIZE = 250
+MOST_DRAWN = 16  # images, by --attention
 SIDE = 224  # pixels of an image in the picture of the attention, about
 
 
@@ -47,7 +47,9 @@ def main() -> None:
     )
     parser.add_argument("--top", type=int, default=3, help="how many classes to show (default: 3)")
     parser.add_argument("--json", action="store_true", help="print a JSON list instead of a table")
-    parser.add_argument("--attention", metavar="OUT.png", type=Path, help="draw where a ViT looks (first 16 images)")
+    parser.add_argument(
+        "--attention", metavar="OUT.png", type=Path, help=f"draw where a ViT looks (first {MOST_DRAWN} images)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
     parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="whose code the run may name")
     arguments = parser.parse_args()
@@ -58,42 +60,44 @@ def main() -> None:
     if arguments.attention and not isinstance(run.model, ViT):
         raise Refused(f"--attention: a {type(run.model).__name__} has no attention maps; give the run of a ViT")
     answers: list[dict[str, Any]] = []
-    pictures: list[Picture] = []
-    batch: list[tuple[dict[str, Any], Tensor]] = []
-
-    def answer_batch() -> None:
-        images = torch.cat([image for _, image in batch])
-        probabilities = run.model(images).softmax(dim=1).cpu()
-        most = probabilities.topk(min(arguments.top, len(run.classes)), dim=1)
-        for (answer, _), values, labels in zip(batch, most.values.tolist(), most.indices.tolist(), strict=True):
-            named = zip(labels, values, strict=True)
-            answer["top"] = [{"class": run.classes[label], "probability": value} for label, value in named]
-        if arguments.attention and not pictures:
-            pictures.append(attention_picture(run, images[:16]))
-        batch.clear()
-
+    batch: list[tuple[dict[str, Any], Tensor]] = []  # to be answered, each with its image
+    drawn: list[Tensor] = []
     for name in expanded(arguments.images):
         answers.append(answer := {"image": name})
         try:
-            batch.append((answer, run.preprocess([name])))
+            image = run.preprocess([name])
         except Refused as error:
             answer["error"] = str(error)
+            continue
+        batch.append((answer, image))
+        if len(drawn) < MOST_DRAWN:
+            drawn.append(image)
         if len(batch) == BATCH_SIZE:
-            answer_batch()
+            fill_in(batch, run, top=arguments.top)
+            batch = []
     if batch:
-        answer_batch()
+        fill_in(batch, run, top=arguments.top)
 
     if arguments.json:
         print(json.dumps(answers, indent=2))
     else:
         print_answers(answers)
-    if pictures:
-        save_png(pictures[0], arguments.attention)
+    if arguments.attention and drawn:
+        save_png(attention_picture(run, torch.cat(drawn)), arguments.attention)
         looks = "where the last layer looks, and what reached it through all layers (rollout)"
         if not arguments.json:
             console.print(f"{arguments.attention}: each image, {looks}")
     if failed := sum("error" in answer for answer in answers):
         raise Failed(f"{failed} of {len(answers)} images cannot be read")
+
+
+def fill_in(batch: list[tuple[dict[str, Any], Tensor]], run: TrainedRun, *, top: int) -> None:
+    """Write into each answer of a batch the ``top`` most probable classes of its image [1, c, h, w]."""
+    probabilities = run.model(torch.cat([image for _, image in batch])).softmax(dim=1).cpu()
+    most = probabilities.topk(min(top, len(run.classes)), dim=1)
+    for (answer, _), values, labels in zip(batch, most.values.tolist(), most.indices.tolist(), strict=True):
+        named = zip(labels, values, strict=True)
+        answer["top"] = [{"class": run.classes[label], "probability": value} for label, value in named]
 
 
 def expanded(names: list[str]) -> Iterator[str]:

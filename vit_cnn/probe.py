@@ -7,9 +7,10 @@ from pathlib import Path
 from vit_cnn.console import console
 from vit_cnn.errors import Refused, exit_with_code
 from vit_cnn.probes import agreement, corruption, hybrid, inside, patches, permutation, scaling, shift
+from vit_cnn.probes.settings import check_trained_alike
 from vit_cnn.probes.subjects import Look, check_finished
 from vit_cnn.run.looks import note_look
-from vit_cnn.run.reading import find_runs
+from vit_cnn.run.reading import Run, find_runs
 
 PROBES = {
     "agreement": agreement.probe,
@@ -56,6 +57,7 @@ def main() -> None:
         help="at most so many images for shift, patches, corruption and inside; the others take all (default: 1000)",
     )
     parser.add_argument("--device", default="cpu", help="cpu (default), cuda or mps")
+    parser.add_argument("--trust", action="append", default=[], metavar="PACKAGE", help="whose code a run may name")
     arguments = parser.parse_args()
     if arguments.name not in PROBES:
         raise Refused(f"{arguments.name} is not a probe; there are {', '.join(PROBES)}")
@@ -63,15 +65,16 @@ def main() -> None:
         raise Refused(f"--split {arguments.split} must be val or test")
     if arguments.images < 2:
         raise Refused(f"--images {arguments.images} must be at least 2")
-    runs = find_runs(arguments.runs)
+    trust = ":".join(arguments.trust)
+    runs = find_runs(arguments.runs, trust=trust)
     check_finished(runs)
-    look = Look(split=arguments.split, images=arguments.images, device=arguments.device)
+    look = Look(split=arguments.split, images=arguments.images, device=arguments.device, trust=trust)
     findings = PROBES[arguments.name](runs, look)
     if arguments.split == "test":
         for run in runs:
             note_look(run.folder, by=f"probe {arguments.name}")
     seen = f"Seen: {findings.rows[0]['images']:,} {SPLITS[arguments.split]} images."
-    findings = dataclasses.replace(findings, verdict=f"{findings.verdict} {seen}")
+    findings = dataclasses.replace(findings, verdict=f"{findings.verdict}{reservation(runs)} {seen}")
     findings.write(arguments.out, arguments.name, [run.folder for run in runs])
     console.print(findings.verdict, highlight=False)
     console.print(
@@ -81,6 +84,15 @@ def main() -> None:
     console.print(
         f"Table, figure and this sentence: {arguments.out / arguments.name}.csv, .png, .txt; vit-cnn report shows them."
     )
+
+
+def reservation(runs: list[Run]) -> str:
+    """What else than the network may be behind a finding, where it may be anything else."""
+    try:
+        check_trained_alike(runs)
+    except Refused as error:
+        return f" Mind: {error}."
+    return ""
 
 
 if __name__ == "__main__":

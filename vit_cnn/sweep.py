@@ -140,7 +140,9 @@ class Sweep(Callback):
         overrides = overrides_of(params, list(config.hydra.overrides.task))
         try:
             if here.number > 1:
-                raise Refused("-m starts many runs, and torchrun shares the batches of one: leave out one of the two")
+                raise Refused(
+                    "-m, or an experiment that sweeps, starts many runs; torchrun shares the batches of one: start one"
+                )
             if not config.test:
                 raise Refused("test=false is for one run: a sweep has results to compare; leave it out")
             jobs = len(jobs_of(overrides))
@@ -158,7 +160,7 @@ class Sweep(Callback):
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         console.quiet = False
         try:
-            summarise(Path(config.hydra.sweep.dir))
+            summarise(Path(config.hydra.sweep.dir), Sweep.command)
         except Exception as error:  # which Hydra would turn into a warning and the exit code 0
             if is_expected(error):
                 sys.exit(tell(error))
@@ -214,6 +216,5 @@ def tell_lost(error: Exception) -> None:
     if not read_jobs(Sweep.dir):
         raise Refused(f"The launcher started no job: {about}") from error
     console.quiet = False
-    lost = Text(f"The launcher lost a job ({about}). To go on with what was broken off:\n  {Sweep.command}", "red")
-    console.print(lost, soft_wrap=True)
-    summarise(Sweep.dir)
+    console.print(Text(f"The launcher lost a job ({about}).", "red"), soft_wrap=True)
+    summarise(Sweep.dir, Sweep.command)

@@ -45,11 +45,12 @@ def main() -> None:
         started = time.monotonic()
         go_on(Path(folder, "whole"))
         whole = Whole(Path(folder, "whole"), seconds=time.monotonic() - started)
-        kinds = [kind for kind in KINDS if re.search(arguments.only, kind)]
+        if not (kinds := [kind for kind in KINDS if re.search(arguments.only, kind)]):
+            parser.error(f"--only {arguments.only}: no kind has this in its name")
         ask = functools.partial(campaign, whole=whole, rounds=arguments.rounds, seed=arguments.seed)
         with ProcessPoolExecutor(arguments.jobs, multiprocessing.get_context("fork")) as pool:
             for kind, (injected, lost, errors) in zip(kinds, pool.map(ask, kinds), strict=True):
-                rows.append((kind, injected, injected - len(errors), "; ".join([*lost, *errors]) or "nothing"))
+                rows.append((kind, injected, max(0, injected - len(errors)), "; ".join([*lost, *errors]) or "nothing"))
                 wrong += errors
                 console.print(*rows[-1], f"({time.monotonic() - started:.0f} s)", sep="  ")
     table = Table(*COLUMNS, box=box.SIMPLE_HEAD)
@@ -85,6 +86,8 @@ def campaign(kind: str, *, whole: Whole, rounds: int, seed: int) -> tuple[int, l
                 for left in run.parent.glob(f"{run.name}*"):
                     shutil.rmtree(left, ignore_errors=True)
             break
+        else:
+            errors.append(f"round {number}: it came too late {TRIES} times")
     return injected, lost, errors
 
 

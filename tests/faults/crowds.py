@@ -11,7 +11,7 @@ from PIL import Image
 from trainings import OPTIONS, Forked, go_on, missing_lines
 
 from faults.kills import sweep, whole_sweep
-from faults.kinds import Whole, after_lines, ended_well, killed, start
+from faults.kinds import TooLate, Whole, after_lines, ended_well, killed, start
 
 
 def in_one_folder(number: int) -> Callable[[Path, Whole], str]:
@@ -44,6 +44,8 @@ def with_one_cache(number: int) -> Callable[[Path, Whole], str]:
         processes[0].kill()
         for process in processes[1:]:
             ended_well(process, codes=(0,))
+        if processes[0].wait() == 0:
+            raise TooLate
         go_on(runs[0], options=options)
         assert [missing_lines(undisturbed, each) for each in runs] == [0] * number
         return ""

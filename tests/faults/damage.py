@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainings import Forked, lines, until
 
-from faults.kinds import Whole, after_lines, goes_on_to_the_same_bits
+from faults.kinds import TooLate, Whole, after_lines, goes_on_to_the_same_bits
 
 
 def flipped(content: bytearray) -> bytearray:
@@ -25,11 +25,13 @@ def damaged(name: str, how: Callable[[bytearray], bytearray]) -> Callable[[Path,
     def damage(run: Path, whole: Whole) -> str:
         process = after_lines(run, 8)
         process.send_signal(15)
-        process.wait()
+        if process.wait() == 0:
+            raise TooLate
         process = Forked(f"resume={run}")
         until(process, lambda: lines(run) >= 14)
         process.send_signal(15)
-        process.wait()
+        if process.wait() == 0:
+            raise TooLate
         (run / name).write_bytes(how(bytearray((run / name).read_bytes())))
         return goes_on_to_the_same_bits(run, whole, may_lose_lines=name == "metrics.jsonl")
 

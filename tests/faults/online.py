@@ -14,7 +14,7 @@ from pathlib import Path
 
 from trainings import OPTIONS, Training, lines, missing_lines, until
 
-from faults.kinds import Whole
+from faults.kinds import TooLate, Whole
 
 KEY = "0" * 40
 SHORT = "from vit_cnn.run import wandb_run; wandb_run.START_SECONDS = wandb_run.FINISH_SECONDS = 3"
@@ -102,6 +102,8 @@ def service(number: int) -> Callable[[Path, Whole], str]:
         wanted = random.randint(1, 18)
         until(process, lambda: lines(run) >= wanted)
         hurt = [each for each in services() if str(process.pid) in each]
+        if not hurt:
+            raise TooLate
         for words in hurt:
             os.kill(int(words[0]), number)
         try:

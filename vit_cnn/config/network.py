@@ -9,7 +9,9 @@ from omegaconf import DictConfig
 from torch import Tensor, nn
 
 from vit_cnn.config.target import located
+from vit_cnn.config.trust import trust_of
 from vit_cnn.errors import Refused, one_line, place
+from vit_cnn.models.parts import freeze, parts_of
 
 
 def build_network(model: DictConfig, *, pretrained: bool = False) -> nn.Module:
@@ -38,12 +40,15 @@ def build_network(model: DictConfig, *, pretrained: bool = False) -> nn.Module:
 
 
 def check_network(cfg: DictConfig) -> None:
-    """Build the network and show it two empty images: without memory for its weights, or else on the CPU.
+    """Build the network and show it two empty images: without memory for its weights, or else on the CPU; one that we
+    do not ship on the CPU at once, since memory formats show there alone.
 
     Raises:
-        Refused: it cannot be built, does not turn such images into logits, or has nothing to train.
+        Refused: it cannot be built, does not turn such images into logits, has nothing to train, or no blocks that the
+            recipe could freeze or tell apart.
     """
-    for device in ("meta", "cpu"):  # the second for a network that looks at values while it is built or called
+    # The CPU is also for a network that looks at values while it is built or called.
+    for device in ["cpu"] if trust_of(cfg) else ["meta", "cpu"]:
         try:
             network, outputs = tried(cfg, device)
             break
@@ -61,6 +66,9 @@ def check_network(cfg: DictConfig) -> None:
             )
     if not any(parameter.requires_grad for parameter in network.parameters()):
         raise Refused(f"model: {cfg.model._target_} has no parameters that can be trained")
+    freeze(network, cfg.recipe.freeze_blocks)
+    if cfg.recipe.layer_decay != 1:
+        parts_of(network)
 
 
 def tried(cfg: DictConfig, device: str) -> tuple[nn.Module, dict[str, Any]]:
@@ -72,6 +80,8 @@ def tried(cfg: DictConfig, device: str) -> tuple[nn.Module, dict[str, Any]]:
     with torch.device(device), torch.no_grad():
         network = build_network(cfg.model)
         images = torch.zeros(2, cfg.data.num_channels, cfg.data.image_size, cfg.data.image_size)
+        if cfg.trainer.channels_last:  # which not every network takes
+            network = network.to(memory_format=torch.channels_last)
         try:
             return network, {mode: network.train(mode == "training")(images) for mode in ("training", "evaluation")}
         except Exception as error:

@@ -32,8 +32,12 @@ def read_space(command: list[str]) -> tuple[list[str], "dict[str, BaseDistributi
         raise Refused(
             "nothing to search: name an experiment with hydra.sweeper.params, or give model.dropout=0,0.1,0.2"
         )
+    if "seed" in space:
+        raise Refused("the seed is not searched, or the luckiest would win: give one, such as seed=0")
     for end in (0, -1):
-        check(compose("config", overrides=[*fixed, *settings_of({key: ends(space[key])[end] for key in space})]))
+        cfg = check(compose("config", overrides=[*fixed, *settings_of({key: ends(space[key])[end] for key in space})]))
+    if cfg.resume:
+        raise Refused("resume= goes on with one run, and a search makes new ones: leave it out")
     return fixed, space
 
 

@@ -56,8 +56,8 @@ def check_trusted(config: dict[str, Any], trust: str, *, source: object) -> None
             package = package_of(target)
             raise Refused(
                 f"{source}: {key}={value} is not called unasked, since a run folder may come from anybody. If you "
-                f"trust that code, add trust={package} (predict, report, export and play: "
-                f"--trust {package}; elsewhere: VIT_CNN_TRUST={package})"
+                f"trust that code, add trust={package} (predict, probe, report, export "
+                f"and play: --trust {package}; elsewhere: VIT_CNN_TRUST={package})"
             )
         if EVERYTHING not in names and key.endswith("_target_"):
             check_home(target, source=source, key=key)

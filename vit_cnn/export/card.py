@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from vit_cnn.config.schema import flat
 from vit_cnn.config.trust import trust_of
-from vit_cnn.export.measure import TOLERANCE, Measured
+from vit_cnn.export.measure import BATCHES, TOLERANCE, Measured
 from vit_cnn.machine import device_name
 from vit_cnn.run.files import write_atomically
 from vit_cnn.run.looks import looks_in_words
@@ -31,8 +31,7 @@ def write_card(
         rows, split: how the files compare with the network, and on which images.
         attention: whether the programs give attention maps too.
     """
-    assert run.result is not None
-    result: dict[str, Any] = run.result
+    result = run.figures
     template = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
         undefined=StrictUndefined,
@@ -48,6 +47,7 @@ def write_card(
         trained=trained,
         rows=rows,
         tolerance=TOLERANCE,
+        batch=BATCHES[-1],
         files=[row.file for row in rows],
         split=split,
         attention=attention,

@@ -1,7 +1,7 @@
 """The export folder: written whole beside its place, compared with the network, then renamed."""
 
+import dataclasses
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save
@@ -13,7 +13,7 @@ from vit_cnn.export.measure import Measured, measure
 from vit_cnn.export.programs import write_onnx, write_torch
 from vit_cnn.models import ViT
 from vit_cnn.run.config import FILE
-from vit_cnn.run.exported import CONFIG, FORMAT, WEIGHTS
+from vit_cnn.run.exported import CONFIG, FORMAT, WEIGHTS, About
 from vit_cnn.run.files import check_new, new_folder, write_atomically, write_json
 from vit_cnn.run.reading import Run, read_run
 from vit_cnn.run.result import nested
@@ -47,7 +47,7 @@ def write_export(
     data = load_images(run)
     with new_folder(out) as folder:
         write_weights(folder, trained, precision)
-        write_json(folder / CONFIG, about(run, trained, precision))
+        write_json(folder / CONFIG, dataclasses.asdict(about(run, trained, precision)))
         if "torch" in formats:
             write_torch(trained, folder / "model.pt2", attention=attention)
         if "onnx" in formats:
@@ -69,28 +69,25 @@ def write_weights(folder: Path, trained: TrainedRun, precision: str) -> None:
     write_atomically(folder / WEIGHTS, lambda file: file.write(content))
 
 
-def about(run: Run, trained: TrainedRun, precision: str) -> dict[str, Any]:
-    """What ``config.json`` holds; its keys are those of ``run.exported.About``."""
-    assert run.result is not None
-    result, model = run.result, run.config["model"]
-    return {
-        "format": FORMAT,
-        "architectures": [network_name(model)],
-        "model": model,
-        "classes": trained.classes,
-        "image_size": trained.image_size,
-        "num_channels": trained.num_channels,
-        "fit": trained.fit,
-        "mean": trained.mean.tolist(),
-        "std": trained.std.tolist(),
-        "data": {key: result["data"][key] for key in ("name", "fingerprint")},
-        "weights": precision,
-        "trained": {
+def about(run: Run, trained: TrainedRun, precision: str) -> About:
+    """What ``config.json`` holds."""
+    model = run.config["model"]
+    return About(
+        format=FORMAT,
+        architectures=[network_name(model)],
+        model=model,
+        classes=trained.classes,
+        image_size=trained.image_size,
+        num_channels=trained.num_channels,
+        fit=trained.fit,
+        mean=trained.mean.tolist(),
+        std=trained.std.tolist(),
+        data={key: run.figures["data"][key] for key in ("name", "fingerprint")},
+        weights=precision,
+        trained={
             "recipe": run.config["recipe"]["name"],
             "seed": run.seed,
-            "epochs": result["epochs"],
-            "best_epoch": result["best_epoch"],
-            "test/acc": result["test/acc"],
-            "commit": nested(result, "git.sha"),
+            **{key: run.figures[key] for key in ("epochs", "best_epoch", "test/acc")},
+            "commit": nested(run.figures, "git.sha"),
         },
-    }
+    )

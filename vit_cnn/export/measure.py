@@ -12,13 +12,12 @@ from rich.table import Table
 from torch import Tensor
 
 from vit_cnn.data import Split
-from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Refused
-from vit_cnn.run.trained import TrainedRun, load_run
+from vit_cnn.run.trained import BATCH_SIZE, TrainedRun, load_run
 
 Answers = Callable[[Tensor], Tensor]  # uint8 images [b, c, h, w] → logits [b, classes]
 
-BATCHES = (1, 3, 250)  # sizes that each file has to take; the rest comes in batches of the last
+BATCHES = (1, 3, BATCH_SIZE)  # sizes that each file has to take; the rest comes in batches of the last
 
 # Largest difference from the network's logits that is let through, as a share of the largest logit.
 TOLERANCE = {"fp32": 1e-4, "fp16": 1e-2, "int8": 1e-1}
@@ -59,7 +58,7 @@ def answers_of(path: Path, *, trust: str) -> Answers:
         program = torch.export.load(path).module()
         return lambda images: first(program(images))
     run = load_run(path.parent, trust=trust)
-    return lambda images: run.model(normalise(images, run.mean, run.std))
+    return lambda images: run.model(run.normalised(images))
 
 
 def first(outputs: Any) -> Tensor:
@@ -90,7 +89,7 @@ def measure(files: list[Path], run: TrainedRun, split: Split, *, precision: str,
     Raises:
         Refused: the answers of one differ by more than ``TOLERANCE``.
     """
-    truth, _ = logits_in_batches(lambda images: run.model(normalise(images, run.mean, run.std)), split.images)
+    truth, _ = logits_in_batches(lambda images: run.model(run.normalised(images)), split.images)
     rows = []
     for path in files:
         logits, speed = logits_in_batches(answers_of(path, trust=trust), split.images)

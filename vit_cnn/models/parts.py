@@ -30,7 +30,7 @@ def parts_of(model: nn.Module) -> list[tuple[str, ...]]:
     else:
         raise Refused(
             "recipe.freeze_blocks and recipe.layer_decay know the blocks of a ViT and a CNN alone, not those of "
-            f"{type(model).__name__}: set them to 0 and 1"
+            f"{type(model).__name__}: give recipe.freeze_blocks=0 recipe.layer_decay=1"
         )
     of_itself = [*model.named_children(), *model.named_parameters(recurse=False)]
     within_it = [*inner.named_children(), *inner.named_parameters(recurse=False)] if within else []

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Group
 from rich.table import Table
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vit_cnn.models.parts import hidden_weights
@@ -111,9 +112,22 @@ def flops_per_image(model: nn.Module, image: Tensor, *, in_training: bool = Fals
     """
     copied = copy.deepcopy(model).train(in_training)
     devices = [image.device] if image.device.type == "cuda" else []
-    with torch.no_grad(), whole(copied), torch.random.fork_rng(devices), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    with torch.no_grad(), whole(copied), in_parts(), torch.random.fork_rng(devices), counter:
         copied(image.repeat(2, 1, 1, 1))  # batch norm refuses to train on one
     return counter.get_total_flops() // 2
+
+
+@contextlib.contextmanager
+def in_parts() -> Iterator[None]:
+    """PyTorch's attention as the matrix products that it consists of: some of its fused ones are not counted."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def flops_per_update(model: nn.Module, optimizer: str) -> int:

@@ -5,7 +5,6 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from vit_cnn.data.batches import normalise
 from vit_cnn.play.looks import look
 from vit_cnn.run.pictures import Picture, enlarge, from_unit, spotlight
 from vit_cnn.run.trained import TrainedRun
@@ -38,7 +37,7 @@ def likeliest(probabilities: list[float]) -> int:
 
 def answer(network: TrainedRun, pixels: Tensor, *, way: str) -> Answer:
     """The answer to one image uint8 [1, c, h, w]; ``way`` to look at attention, as in ``looks.ways``."""
-    images = normalise(pixels.to(network.mean.device), network.mean, network.std)
+    images = network.normalised(pixels)
     with torch.no_grad():
         probabilities = network.model(images)[0].softmax(dim=0).tolist()
     places, caption = look(network.model, images, way=way, label=likeliest(probabilities))

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from vit_cnn.models import ViT
 from vit_cnn.probes.intervals import Interval, from_deviation
+from vit_cnn.run.trained import BATCH_SIZE
 
-BATCH_SIZE = 250
 PARTS = 5  # of the images, each with an estimate of its own: their spread gives the interval
 
 

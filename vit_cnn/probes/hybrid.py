@@ -40,8 +40,8 @@ def probe(runs: list[Run], look: Look) -> Findings:
     rows = []
     for network, each in found.items():
         more = difference(only(0), samples[network], samples["ViT"])
-        result = groups[network][0].result or {}
-        about = {"network": network, "parameters": result["params"], "seeds": len(samples[network])}
+        parameters = groups[network][0].figures["params"]
+        about = {"network": network, "parameters": parameters, "seeds": len(samples[network])}
         rows.append(
             {**about, "images": samples[network][0].shape[1], **each.cells("accuracy"), **more.cells("above_vit")}
         )

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from vit_cnn.arrays import Array
-from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Refused
 from vit_cnn.models import ViT
+from vit_cnn.models.size import whole
 from vit_cnn.probes.attention import distances, distances_in_words, draw_distances, nearness, uniform_distance
 from vit_cnn.probes.cka import cka, ends_alike, grams_of
 from vit_cnn.probes.findings import Findings
@@ -39,7 +39,9 @@ DISTANCE = "attention distance, pixels"
 def probe(runs: list[Run], look: Look) -> Findings:
     """Distances of every setting of the ViT, CKA of the first two networks; of several seeds the first is looked at."""
     groups = grouped(runs)
-    networks = {label: load_run(group[0].folder, device=look.device) for label, group in groups.items()}
+    networks = {
+        label: load_run(group[0].folder, device=look.device, trust=look.trust) for label, group in groups.items()
+    }
     vits = {label: network.model for label, network in networks.items() if isinstance(network.model, ViT)}
     if not vits:
         raise Refused(f"{runs[0].folder}: a {runs[0].model} has no attention to look at; add the run of a ViT")
@@ -51,14 +53,12 @@ def probe(runs: list[Run], look: Look) -> Findings:
     grams: dict[str, Tensor] = {}
     for label in dict.fromkeys([*pair, *vits]):
         network = networks[label]
-        for module in network.model.modules():
-            if isinstance(module, ViT):
-                module.only_cls_at_the_end = False  # the last block too is to give all its tokens
-        seen = normalise(images.pixels.to(network.mean.device), network.mean, network.std)
+        seen = network.normalised(images.pixels)
         if vit := vits.get(label):
             far[label], uniform[label], near[label] = distances(vit, seen), uniform_distance(vit), nearness(vit)
         if label in pair:
-            grams |= grams_of(label, network.model, seen)
+            with whole(network.model):
+                grams |= grams_of(label, network.model, seen)
     alike = np.array([[cka(x, y) for y in grams.values()] for x in grams.values()])
     ends = {label: ends_alike([g for layer, g in grams.items() if layer.startswith(f"{label}, ")]) for label in pair}
 

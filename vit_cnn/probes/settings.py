@@ -65,8 +65,7 @@ def check_trained_alike(runs: list[Run]) -> None:
 
 def training_settings(run: Run) -> dict[str, Any]:
     recipe = {key: value for key, value in run.config["recipe"].items() if key != "name"}
-    result = run.result or {}
-    about = {"steps": result["steps"], "continued": run.continued, "precision": result["precision"]}
+    about = {"steps": run.figures["steps"], "continued": run.continued, "precision": run.figures["precision"]}
     # Each network has weights of its own to begin with; what counts is whether it had any.
     return prefixed("recipe", recipe) | about | {"init": run.config.get("init") is not None}
 
@@ -100,8 +99,7 @@ def rights(runs: list[Run], look: Look) -> Sample:
 
 
 def training_images(run: Run) -> int:
-    assert run.result
-    number: int = run.result["data"]["train"]
+    number: int = run.figures["data"]["train"]
     return number
 
 

@@ -11,17 +11,14 @@ from torch import Tensor
 from vit_cnn.arrays import Array
 from vit_cnn.console import console
 from vit_cnn.data import evenly
-from vit_cnn.data.batches import normalise
 from vit_cnn.errors import Refused
 from vit_cnn.report.groups import by_label, check_same_data, label_runs
 from vit_cnn.run.reading import Run
-from vit_cnn.run.trained import TrainedRun, load_images, load_run
+from vit_cnn.run.trained import BATCH_SIZE, TrainedRun, load_images, load_run
 
 Groups = dict[str, list[Run]]  # by label; the seeds of each
 
 Key = TypeVar("Key", bound=Hashable)
-
-BATCH_SIZE = 250
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,11 +29,13 @@ class Look:
         split: ``val`` or ``test``.
         images: at most so many of it.
         device: cpu, cuda or mps.
+        trust: packages of networks that are not ours, as in ``config.trust``.
     """
 
     split: str
     images: int
     device: str
+    trust: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +111,10 @@ def images_of(run: Run, look: Look) -> Images:
 
 def guesses(groups: Groups, variants: Iterable[Tensor], look: Look) -> dict[str, list[Array]]:
     """What every network takes each variant of the images [n, c, h, w] for: for each seed an array [variants, n]."""
-    networks = {label: [load_run(run.folder, device=look.device) for run in group] for label, group in groups.items()}
+    networks = {
+        label: [load_run(run.folder, device=look.device, trust=look.trust) for run in group]
+        for label, group in groups.items()
+    }
     found: dict[str, list[list[Array]]] = {label: [[] for _ in group] for label, group in groups.items()}
     for images in variants:
         for label, group in networks.items():
@@ -124,7 +126,6 @@ def guesses(groups: Groups, variants: Iterable[Tensor], look: Look) -> dict[str,
 @torch.no_grad()
 def classify(network: TrainedRun, images: Tensor) -> Array:
     """Labels [n] that the network gives images [n, c, h, w] of pixels from 0 to 255."""
-    batches = images.to(network.mean.device).split(BATCH_SIZE)
-    logits = [network.model(normalise(batch, network.mean, network.std)) for batch in batches]
+    logits = [network.model(network.normalised(batch)) for batch in images.split(BATCH_SIZE)]
     found: Array = torch.cat(logits).argmax(dim=1).cpu().numpy()
     return found

@@ -147,7 +147,7 @@ def best_groups(finished: list[Run]) -> dict[str, list[Run]]:
 
 
 def mean_of(group: list[Run], key: str) -> float:
-    return float(np.mean([run.result[key] for run in group if run.result]))
+    return float(np.mean([run.figures[key] for run in group]))
 
 
 def images_of(run: Run) -> Dataset | None:

@@ -61,10 +61,7 @@ def fewer_steps(vit: list[Run], cnn: list[Run]) -> Claim:
 
 
 def all_of_training(vit: list[Run], cnn: list[Run]) -> Claim:
-    lowest = {
-        name: min(run.result["train/acc"] for run in runs if run.result)
-        for name, runs in {"ViT": vit, "CNN": cnn}.items()
-    }
+    lowest = {name: min(run.figures["train/acc"] for run in runs) for name, runs in {"ViT": vit, "CNN": cnn}.items()}
     rule = "yes if the best weights of every seed get at least 99.5 % of the clean training images, else no"
     found = ", ".join(f"{name} {value:.2%}" for name, value in lowest.items())
     return Claim("Both reach 100 % on the training images.", min(lowest.values()) >= 0.995, rule, f"lowest: {found}")
@@ -72,7 +69,7 @@ def all_of_training(vit: list[Run], cnn: list[Run]) -> Claim:
 
 def gap(vit: list[Run], cnn: list[Run], split: str) -> Claim:
     key, name = f"{split}/acc", {"val": "validation", "test": "test"}[split]
-    values = {kind: [run.result[key] for run in runs if run.result] for kind, runs in {"ViT": vit, "CNN": cnn}.items()}
+    values = {kind: [run.figures[key] for run in runs] for kind, runs in {"ViT": vit, "CNN": cnn}.items()}
     deck = 100 * (DECK["CNN"][key] - DECK["ViT"][key])
     here = 100 * (np.mean(values["CNN"]) - np.mean(values["ViT"]))
     return Claim(

@@ -50,7 +50,7 @@ def alone(label: str, runs: list[Run], best: dict[str, list[Run]]) -> str:
 
 def compared(first: str, second: str, best: dict[str, list[Run]], predictions: Predictions) -> str:
     """How far the first is ahead of the second on the test images, and what speaks for it."""
-    a, b = ({run.seed: run.result["test/acc"] for run in best[label] if run.result} for label in (first, second))
+    a, b = ({run.seed: run.figures["test/acc"] for run in best[label]} for label in (first, second))
     points = 100 * (np.mean(list(a.values())) - np.mean(list(b.values())))
     if points == 0:
         return (
@@ -120,7 +120,7 @@ def settings_tried(runs: list[Run], model: str) -> int:
 
 
 def scores(group: list[Run], key: str) -> list[float]:
-    return [run.result[key] for run in group if run.result]
+    return [run.figures[key] for run in group]
 
 
 def accuracy(group: list[Run]) -> str:

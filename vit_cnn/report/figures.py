@@ -103,7 +103,7 @@ def sweep_maps(runs: list[Run], vertical: str, horizontal: str) -> list[Figure]:
         for group in by_label(runs).values():
             settings = settings_of(group[0])
             place = rows.index(settings[vertical]), columns.index(settings[horizontal])
-            cells[place] = np.mean([read(run.result) for run in group])
+            cells[place] = np.mean([read(run.figures) for run in group])
         figure = Figure(figsize=(max(3.5, 0.8 * len(columns)), 1.2 + 0.7 * len(rows)), layout="constrained")
         figures.append(figure)
         axes = figure.add_subplot()

@@ -6,7 +6,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from vit_cnn.data import Dataset, evenly
-from vit_cnn.data.batches import normalise
 from vit_cnn.models import ViT
 from vit_cnn.models.attention_maps import cls_attention, mean_distance, rollout
 from vit_cnn.run.pictures import Picture, enlarge, first_layer_filters, from_unit, spotlight, tile, with_headings
@@ -21,7 +20,7 @@ def attention(run: TrainedRun, data: Dataset) -> Picture:
     """A row for each image: the image, CLS's attention by each head of the last layer, rollout; with headings."""
     assert isinstance(run.model, ViT)
     watched = data.val.images[evenly(len(data.val), WATCHED)]
-    maps = run.model.attention_maps(normalise(watched, run.mean, run.std))
+    maps = run.model.attention_maps(run.normalised(watched))
     cells: list[Picture] = []
     for image, heads, flow in zip(from_unit(watched / 255), cls_attention(maps), rollout(maps), strict=True):
         large = enlarge(image, max(1, 96 // image.shape[0]))
@@ -36,7 +35,7 @@ def distances(run: TrainedRun, data: Dataset, colour: str) -> Figure:
     """Mean attention distance of each head, by layer."""
     assert isinstance(run.model, ViT)
     measured = data.val.images[evenly(len(data.val), MEASURED)]
-    maps = run.model.attention_maps(normalise(measured, run.mean, run.std))
+    maps = run.model.attention_maps(run.normalised(measured))
     figure = Figure(figsize=(6, 3.4), layout="constrained")
     axes = figure.add_subplot()
     for layer, heads in enumerate(mean_distance(maps, patch_size=run.model.patch_size).tolist(), start=1):

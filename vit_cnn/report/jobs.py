@@ -59,8 +59,11 @@ def count_finished(sweep_dir: Path) -> int:
     return sum(job.result is not None for job in read_jobs(sweep_dir))
 
 
-def summarise(sweep_dir: Path) -> None:
+def summarise(sweep_dir: Path, command: str) -> None:
     """Print what became of the jobs, seeds of the same settings in one row, and write their report.
+
+    Args:
+        command: goes on with those that did not finish.
 
     Raises:
         Failed: one failed or was broken off.
@@ -79,7 +82,10 @@ def summarise(sweep_dir: Path) -> None:
     before = f", {skipped} of them before" if skipped else ""
     console.print(Text(f"{finished} of {total} jobs finished{before}; folders in {sweep_dir}"))
     write_report(begun, sweep_dir)
+    if {path.parent.parent for path in sweep_dir.glob("*/.hydra/config.yaml")} - set(begun):
+        console.print(Text(f"Other runs lie there, too. A report of all: python -m vit_cnn.report {sweep_dir}"))
     if finished < total:
+        console.print(Text(f"To go on with those that did not finish:\n  {command}"), soft_wrap=True)
         lost = f"{total - finished} of {total} jobs did not finish"
         raise Failed(f"{lost}; where one failed, traceback.txt in its folder says why")
 

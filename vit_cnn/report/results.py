@@ -35,7 +35,7 @@ def add_results(page: Page, finished: list[Run], predictions: Predictions) -> No
     if is_cifar10:
         decks = [DECK.get(group[0].model, {}) for group in groups.values()]
         rows = [with_deck(row, deck) for row, deck in zip(rows, decks, strict=True)]
-    data = [run.result["data"] for run in finished if run.result]
+    data = [run.figures["data"] for run in finished]
     about = [f"{each['name']}, fingerprint {each['fingerprint']}" for each in data]
     labels = predictions[finished[0].label][0]["test_labels"]
     guess = f"Whoever names the most common class each time gets {np.bincount(labels).max() / len(labels):.1%} (test)."
@@ -49,7 +49,7 @@ def add_rows(page: Page, name: str, rows: list[dict[str, str]], caption: str = "
 
 
 def figures_of(group: list[Run], predictions: list[dict[str, Array]]) -> dict[str, str]:
-    results = [run.result for run in group if run.result]
+    results = [run.figures for run in group]
     names = {"train/acc": "train", "val/acc": "validation", "test/acc": "test", "val/loss": "validation loss"}
     row = {}
     for key in SCORES:
@@ -73,7 +73,7 @@ def step_flops(result: dict[str, Any]) -> int:
 
 
 def cost_of(group: list[Run]) -> dict[str, str]:
-    results = [run.result for run in group if run.result]
+    results = [run.figures for run in group]
     flops = [step_flops(result) * result["steps"] / 1e15 for result in results]
     devices = sorted({device_of(result) for result in results})
     seconds, speed = (np.mean([result[key] for result in results]) for key in ("seconds_train", "images_per_second"))

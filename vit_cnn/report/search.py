@@ -17,7 +17,8 @@ from vit_cnn.errors import Failed
 if TYPE_CHECKING:
     from optuna import Study
 
-SETTINGS = ("data.", "max_steps", "model.", "recipe.", "seed")  # beginnings of keys: all but the machine and the record
+# Beginnings of keys: all but the machine and the record.
+SETTINGS = ("data.", "init", "max_steps", "model.", "recipe.", "seed", "trainer.precision")
 
 EXPERIMENT = """\
 # @package _global_

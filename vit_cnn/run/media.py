@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vit_cnn.config.schema import Media as Switches
-from vit_cnn.data import Dataset
+from vit_cnn.data import Dataset, evenly
 from vit_cnn.data.batches import normalise
 from vit_cnn.errors import first_line
 from vit_cnn.models import ViT
@@ -68,7 +68,7 @@ class Media:
         """The same few validation images, and below them where CLS looks in the last layer, mean over the heads."""
         if not isinstance(model, ViT):
             return {}
-        watched = self.data.val.images[:: max(1, len(self.data.val) // WATCHED)][:WATCHED]
+        watched = self.data.val.images[evenly(len(self.data.val), WATCHED)]
         was_training = model.training
         maps = model.eval().attention_maps(normalise(watched, self.data.mean, self.data.std))
         model.train(was_training)

@@ -65,6 +65,17 @@ class Run:
         parts = self.result.get("continued", []) if self.result else []
         return ", ".join(part["schedule"] for part in parts if part["schedule"])
 
+    @property
+    def figures(self) -> dict[str, Any]:
+        """``result`` of a run that has finished.
+
+        Raises:
+            Refused: it has not.
+        """
+        if self.result is None:
+            raise Refused(f"{self.folder} is {self.status}: it has no result.json")
+        return self.result
+
     def series(self, key: str) -> list[Row]:
         """The lines that hold ``key``."""
         return [row for row in self.rows if row.get(key) is not None]

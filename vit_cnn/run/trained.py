@@ -22,6 +22,8 @@ from vit_cnn.run.config import FILE, is_cifar, read_config
 from vit_cnn.run.exported import CONFIG, WEIGHTS, is_export, read_about, read_weights
 from vit_cnn.run.reading import Run
 
+BATCH_SIZE = 250  # images at a time that a trained network is asked about
+
 
 def load_config(run_dir: Path, *, device: str, trust: str = "") -> DictConfig:
     """The config of a run, its trainer moved to ``device``; ``auto`` is where it was trained, or else the CPU.
@@ -69,7 +71,11 @@ class TrainedRun:
         Raises:
             Refused: there are none, or one cannot be read; it is named.
         """
-        return normalise(self.pixels(images), self.mean, self.std)
+        return self.normalised(self.pixels(images))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """Pixels from 0 to 255 [b, c, h, w] as the network takes them, on its device."""
+        return normalise(pixels.to(self.mean.device), self.mean, self.std)
 
     def pixels(self, images: list[str | Path | bytes]) -> Tensor:
         """The same before they are normalised: uint8 [b, c, h, w]."""
