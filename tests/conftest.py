@@ -18,6 +18,7 @@ from PIL import Image
 
 from vit_cnn import train
 from vit_cnn.errors import exit_with_code
+from vit_cnn.report import curves
 
 
 @pytest.fixture(autouse=True)
@@ -35,6 +36,17 @@ def own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
             del sys.modules[name]
     if wandb := sys.modules.get("wandb"):
         wandb.teardown()  # or it goes on in the first test's folder
+
+
+@pytest.fixture
+def static_curves() -> None:
+    """For a test that looks at the pictures of the curves; in all others, reports do without: they take seconds."""
+
+
+@pytest.fixture(autouse=True)
+def without_static_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "static_curves" not in request.fixturenames:
+        monkeypatch.setattr(curves, "save_static", lambda *_: None)
 
 
 @pytest.fixture

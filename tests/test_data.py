@@ -6,6 +6,7 @@ import shutil
 import tarfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -184,3 +185,19 @@ def test_a_share_of_the_training_images_keeps_the_classes_balanced(share: float)
     assert len(kept.distinct()) == round(1000 * share)
     assert kept.distinct().labels.bincount().tolist() == [round(100 * share)] * 10
     assert split.distinct() is split
+
+
+def test_an_error_in_a_data_set_of_ones_own_names_its_line(
+    command: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("images_of_mine.py").write_text("def mine(**about):\n    return {}['x']\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    Path("my_conf/data").mkdir(parents=True)
+    preset = Path("my_conf/data/mine.yaml")
+    needed = "_target_: images_of_mine.mine\nname: Mine\nnum_channels: 3\nnum_classes: 10\n"
+    preset.write_text(f"{needed}image_size: 8\n")
+    code, printed = command("--config-dir", "my_conf", "data=mine", "model=cnn")
+    assert (code, "KeyError('x'), images_of_mine.py, line 2" in printed) == (2, True), printed
+    preset.write_text(needed)
+    code, printed = command("--config-dir", "my_conf", "data=mine", "model=cnn")
+    assert (code, printed.splitlines()[-1]) == (2, "error: data.image_size is missing"), printed

@@ -213,6 +213,7 @@ def test_the_deck_stands_beside_cifar10_only(runs: Path) -> None:
 # The page
 
 
+@pytest.mark.usefixtures("static_curves")
 def test_the_report(runs: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     page = build(find_runs([runs]), Path("out"))
     text = page.read_text()
