@@ -190,14 +190,18 @@ def test_a_share_of_the_training_images_keeps_the_classes_balanced(share: float)
 def test_an_error_in_a_data_set_of_ones_own_names_its_line(
     command: Callable[..., tuple[int, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Path("images_of_mine.py").write_text("def mine(**about):\n    return {}['x']\n")
+    network = "from torch import nn\ndef network():\n    return nn.Sequential(nn.Flatten(), nn.Linear(192, 10))\n"
+    Path("of_mine.py").write_text(f"{network}def images(**about):\n    return {{}}['x']\n")
     monkeypatch.syspath_prepend(tmp_path)
-    Path("my_conf/data").mkdir(parents=True)
+    for folder in ("data", "model"):
+        Path("my_conf", folder).mkdir(parents=True)
+    Path("my_conf/model/mine.yaml").write_text("_target_: of_mine.network\n")
+    mine = ["--config-dir", "my_conf", "data=mine", "model=mine"]
     preset = Path("my_conf/data/mine.yaml")
-    needed = "_target_: images_of_mine.mine\nname: Mine\nnum_channels: 3\nnum_classes: 10\n"
+    needed = "_target_: of_mine.images\nname: Mine\nnum_channels: 3\nnum_classes: 10\n"
     preset.write_text(f"{needed}image_size: 8\n")
-    code, printed = command("--config-dir", "my_conf", "data=mine", "model=cnn")
-    assert (code, "KeyError('x'), images_of_mine.py, line 2" in printed) == (2, True), printed
+    code, printed = command(*mine)
+    assert (code, "KeyError('x'), of_mine.py, line 5" in printed) == (2, True), printed
     preset.write_text(needed)
-    code, printed = command("--config-dir", "my_conf", "data=mine", "model=cnn")
+    code, printed = command(*mine)
     assert (code, printed.splitlines()[-1]) == (2, "error: data.image_size is missing"), printed

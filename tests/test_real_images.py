@@ -30,7 +30,7 @@ def test_all_images_are_read_split_and_trained_on() -> None:
     torch.testing.assert_close(data.std, torch.tensor([0.2470, 0.2435, 0.2616]), atol=0.01, rtol=0)
 
     Path("run").mkdir()
-    cfg = composed("model=cnn", "data=cifar10_jpeg", root, "data.max_images=500", "recipe=modern", "recipe.epochs=6",
+    cfg = composed("model=cnn", "data=cifar10_jpeg", root, "data.max_images=500", "recipe=modern", "recipe.epochs=3",
                    "recipe.batch_size=25", "recipe.schedule.warmup_epochs=1", "trainer=cpu")  # fmt: skip
     result = train(cfg, Path("run"))
     assert result["data"]["name"] == "CIFAR-10 (JPEG)"
