@@ -249,7 +249,7 @@ def test_the_command_serves_a_page_until_ctrl_c(runs: Path, tmp_path: Path) -> N
         second = subprocess.run([*command, *port], capture_output=True, text=True, env=environment, cwd=ROOT)
         assert (second.returncode, second.stderr) == (2, f"error: --port {address[2]} is in use\n")
         serving.send_signal(signal.SIGINT)
-        assert serving.wait(timeout=300) == 0
+        assert serving.wait(timeout=60) == 0
     finally:
         serving.kill()
         serving.communicate()

@@ -167,7 +167,10 @@ def test_a_batch_that_cannot_be_shared_and_a_sweep_are_refused(
     with pytest.raises(Refused, match=r"recipe\.batch_size=25 cannot be shared evenly by 2 processes"):
         plan_run(cfg, Path("run"), data, None)
     code, printed = command("-m", *VIT, "seed=0,1")
-    assert (code, "starts many runs; torchrun shares the batches of one" in printed) == (2, True)
+    assert (
+        code,
+        "error: -m, or an experiment that sweeps, starts many runs; torchrun shares the batches of one" in printed,
+    ) == (2, True)
     assert not os.listdir()
 
 

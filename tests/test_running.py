@@ -41,7 +41,7 @@ def environment(**more: str) -> dict[str, str]:
 
 def spawn(command: list[str]) -> Any:
     """A command on a terminal of its own, of 80 columns."""
-    screen = {"dimensions": (40, 80), "encoding": "utf-8", "timeout": 300}
+    screen = {"dimensions": (40, 80), "encoding": "utf-8", "timeout": 60}
     return pexpect.spawn(command[0], command[1:], env=environment(TERM="xterm"), **screen)
 
 

@@ -139,7 +139,7 @@ def test_a_service_that_hangs_does_not_hold_the_end_of_the_process() -> None:
     with open("printed", "wb") as printed:  # a pipe would be held open by the service
         process = subprocess.Popen(call, stdout=printed, stderr=printed, env=variables)
     try:
-        assert process.wait(300) == 0, Path("printed").read_text()
+        assert process.wait(60) == 0, Path("printed").read_text()
     finally:
         process.kill()
         if Path("frozen").exists():
